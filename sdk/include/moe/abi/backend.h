@@ -125,6 +125,17 @@ typedef struct moe_backend {
   moe_status (*sync)(moe_backend_instance* self, void* stream, moe_message* message);
 } moe_backend;
 
+/* Extension: reading a prepared weight back as f32, row by row. A backend whose memory is visible to the host and that has it gets the
+ * SDK's loops (moe/sdk/loops.hpp) for every operation that it refuses. */
+#define MOE_BACKEND_ROWS_ID "moe.backend.rows/1"
+typedef struct moe_backend_rows {
+  MOE_STRUCT_HEADER;
+  /* shape = {n_groups, n_out, n_in}. [thread-safe] */
+  void (*shape)(const moe_weight* weight, int64_t shape[3]);
+  /* Row `row` of matrix `group` as f32: a pointer into the weight, or `scratch` [n_in] filled. Valid as long as both. [thread-safe] */
+  const float* (*row)(const moe_weight* weight, int64_t group, int64_t row, float* scratch);
+} moe_backend_rows;
+
 /* Extension: how well the backend fits this machine, for `backend = "auto"`. Without it: 1. */
 #define MOE_BACKEND_SCORE_ID "moe.backend.score/1"
 typedef struct moe_backend_score {
