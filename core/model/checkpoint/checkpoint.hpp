@@ -1,0 +1,53 @@
+// A checkpoint is a set of named tensors in files, whatever their format. Opening one checks every rule of the format;
+// after that no tensor's name, encoding, shape or bytes can be wrong, and nothing was copied: tensors are views of
+// mapped files.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/model/checkpoint/mapped_file.hpp"
+#include "core/model/checkpoint/tensor_table.hpp"
+#include "moe/sdk/result.hpp"
+
+namespace patchbay {
+
+// An open checkpoint. Const calls are [thread-safe]. Names, shapes and bytes of its tensors live as long as it does.
+// The files must not be cut short by others meanwhile: the kernel answers a read past their end with SIGBUS.
+class Checkpoint {
+ public:
+  Checkpoint() = default;
+  virtual ~Checkpoint() = default;
+  Checkpoint(const Checkpoint&) = delete;
+  Checkpoint& operator=(const Checkpoint&) = delete;
+
+  // The tensor of that exact name, or null. Constant time.
+  [[nodiscard]] const TensorInfo* find(std::string_view name) const { return table_.find(name); }
+
+  // All tensors, in the order of the files.
+  [[nodiscard]] std::span<const TensorInfo> tensors() const { return table_.tensors(); }
+
+  // Sum of the sizes of the files.
+  [[nodiscard]] size_t file_bytes() const;
+
+  // Gives the memory of the whole pages under the tensor back to the system, for one that has been packed elsewhere.
+  // The tensor stays valid: reading it again reads the file again. Does nothing for a tensor of another checkpoint.
+  void release(const TensorInfo& tensor) const;
+
+ protected:
+  std::vector<MappedFile> files_;
+  TensorTable table_;
+};
+
+// Opens a Hugging Face directory (model.safetensors, or model.safetensors.index.json and its shards), one .safetensors
+// file, or a .gguf file (any part of a split one stands for all of its parts). Which reader it is follows from the
+// file's first bytes, and from its extension where these say nothing. Errors begin with the file's path and name the
+// tensor and the rule. MOE_NOT_FOUND: no such file, or a shard is missing.
+moe::Result<std::unique_ptr<Checkpoint>> open_checkpoint(const std::filesystem::path& path);
+
+}  // namespace patchbay

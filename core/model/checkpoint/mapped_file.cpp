@@ -1,0 +1,71 @@
+#include "core/model/checkpoint/mapped_file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace patchbay {
+namespace {
+
+moe::Error system_error(const std::filesystem::path& path, int code) {
+  const std::string message = fmt::format("{}: {}", path.string(), std::strerror(code));
+  if (code == EMFILE || code == ENFILE || code == ENOMEM) return moe::exhausted(message);
+  if (code == EACCES || code == EPERM) return {MOE_PERMISSION_DENIED, message};
+  return moe::not_found(message);
+}
+
+}  // namespace
+
+moe::Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  // O_NONBLOCK: a FIFO under the name of a file must not hang us.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return system_error(path, errno);
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) {
+    const int code = errno;
+    ::close(fd);
+    return system_error(path, code);
+  }
+  if (!S_ISREG(info.st_mode)) {
+    ::close(fd);
+    return moe::not_found(fmt::format("{}: expected a file, got something else", path.string()));
+  }
+  const auto size = static_cast<size_t>(info.st_size);
+  void* data = size == 0 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  const int code = errno;
+  ::close(fd);
+  if (data == MAP_FAILED) return system_error(path, code);
+  return MappedFile(path, static_cast<const std::byte*>(data), size);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void MappedFile::release(std::span<const std::byte> part) const {
+  static const auto kPage = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  // The mapping begins on a page, so offsets in it are as good as addresses.
+  const auto begin = static_cast<size_t>(part.data() - data_);
+  const size_t first = (begin + kPage - 1) / kPage * kPage;
+  const size_t last = (begin + part.size()) / kPage * kPage;
+  // The pages are unmodified copies of the file's: if the system refuses, nothing but memory is lost.
+  if (first < last) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
+}
+
+}  // namespace patchbay

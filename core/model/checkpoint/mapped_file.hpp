@@ -1,0 +1,39 @@
+// A whole file mapped for reading.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+
+#include "moe/sdk/result.hpp"
+
+namespace patchbay {
+
+// Owns the mapping; keeps no file handle. Moving it does not move the bytes.
+class MappedFile {
+ public:
+  // MOE_NOT_FOUND: nothing there, or not a regular file; MOE_RESOURCE_EXHAUSTED: out of handles or address space.
+  // Errors begin with the path. An empty file is mapped as no bytes.
+  static moe::Result<MappedFile> open(const std::filesystem::path& path);
+
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+  // Gives back the memory of the pages that lie wholly in `part`, a part of bytes(). They are read from the file again
+  // on use.
+  void release(std::span<const std::byte> part) const;
+
+ private:
+  MappedFile(std::filesystem::path path, const std::byte* data, size_t size)
+      : path_(std::move(path)), data_(data), size_(size) {}
+
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace patchbay
