@@ -126,7 +126,9 @@ enum {                          /* how a group is scored */
   MOE_GROUP_NONE = 0,
   MOE_GROUP_MAX = 1,            /* the largest c inside: DeepSeek-V2 */
   MOE_GROUP_TOP2_SUM = 2,       /* the sum of the two largest c inside: DeepSeek-V3 */
-  MOE_GROUP_GATE_SCORE = 3      /* the group's own gate: MOE_SCORE_GROUP_GATE */
+  MOE_GROUP_GATE_SCORE = 3,     /* the group's own gate: MOE_SCORE_GROUP_GATE */
+  MOE_GROUP_SUM = 4             /* the sum of all c inside. With MOE_SCORE_SOFTMAX and no bias that is the softmax over the groups'
+                                   log-sum-exp: a hierarchical router on a checkpoint that has one gate only */
 };
 enum {                          /* what c becomes outside the kept groups */
   MOE_FILL_ZERO = 0,            /* 0: Hugging Face's DeepSeek-V3 (differs from -inf where c < 0) */

@@ -1,0 +1,253 @@
+// Feed-forward experts: routed, shared and zero-compute ones, gated or not, and the dense layers between them.
+// Everything with weights is one `ffn` operation of the backend (MOE_OP_FFN).
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "moe/sdk/expert.hpp"
+
+namespace {
+
+using moe::Op;
+using moe::Status;
+
+constexpr uint32_t kFlags = MOE_OPTION_PER_LAYER;
+constexpr const char* kActivations[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_clamped", nullptr};
+constexpr const char* kZeroExperts[] = {"identity", "zero", nullptr};
+
+// One set of feed-forwards (the routed experts, or the shared part): where its weights stand in the declaration, and
+// its operation.
+struct FeedForward {
+  int64_t n_groups = 0;  // 0: the layer has none
+  int64_t width = 0;
+  size_t first_weight = 0;  // gate, up (where gated), down, then the biases in the same order (where there are any)
+  bool biased = false;
+  moe_ffn_args args{};  // everything that is the same in each call
+  Op op;
+};
+
+class SwiGlu : public moe::Expert {
+ public:
+  static constexpr const char* kName = "swiglu";
+  static constexpr const char* kDoc =
+      "Gated and plain feed-forward experts, with shared and zero-compute experts and dense layers.";
+  static constexpr uint32_t kCapabilities =
+      MOE_CAP_GRAPH_SAFE | MOE_CAP_DETERMINISTIC | MOE_CAP_BATCH_INVARIANT | MOE_CAP_REENTRANT;
+  static constexpr moe_option kOptions[] = {
+      moe::choice_option("activation", "silu", kActivations,
+                         "The gate's activation: silu(g) u (SwiGLU), gelu exact or by tanh, relu, relu squared, or "
+                         "gpt-oss's clamped form "
+                         "(u + 1) g sigma(alpha g).",
+                         kFlags),
+      moe::bool_option("gated", "true", "Whether there is an up projection; without, act(g) alone (Nemotron-H).",
+                       kFlags),
+      moe::float_option(
+          "limit", "0.0", 0.0, 1e6,
+          "If above 0, the bound of gate and up: act(g) <= limit, |u| <= limit (Step-3.5); swiglu_clamped needs it "
+          "(gpt-oss 7).",
+          kFlags),
+      moe::float_option("alpha", "1.702", 0.0, 1e3, "The factor inside swiglu_clamped's sigma.", kFlags),
+      moe::bool_option("bias", "false",
+                       "Biases of the routed experts: weights gate_bias, up_bias, down_bias (gpt-oss).", kFlags),
+      moe::bool_option("shared_gate", "false",
+                       "Whether the shared experts' sum is multiplied by sigma(shared_router . x) (Qwen2-MoE).",
+                       kFlags),
+      moe::choice_option("zero_expert", "identity", kZeroExperts,
+                         "What an id without weights computes: its input (LongCat-Flash), or nothing (MoE++).", kFlags),
+  };
+
+  Status configure(const moe::ExpertConfig& config, const moe::Options& options) override {
+    config_ = config;
+    identity_ = config.n_zero_experts > 0 && options.choice("zero_expert", kZeroExperts) == 0;
+    MOE_TRY(read_gating(options));
+    if (config.n_experts > 0 && config.d_expert < 1) return expected("d_expert", "at least 1", config.d_expert);
+    if (config.n_experts == 0 && config.d_shared < 1)
+      return expected("d_shared", "at least 1 in a dense layer", config.d_shared);
+    declare(routed_, config.n_experts > 0 ? config.n_local_experts : 0, config.d_expert, options.flag("bias"));
+    declare(shared_, config.d_shared > 0 ? 1 : 0, config.d_shared, false);
+    // A dense layer is not a shared expert: Qwen2-MoE's dense layers have no such gate.
+    shared_gate_ = options.flag("shared_gate") && config.n_experts > 0;
+    if (shared_gate_ && config.d_shared < 1) {
+      return moe::invalid("shared_gate: expected false in a layer without shared experts, got true");
+    }
+    if (shared_gate_) {
+      specs_.push_back(moe::weight_spec("shared_router", 1, 1, config.d_model, MOE_PLACE_PREPARED));
+    }
+    return {};
+  }
+
+  std::span<const moe_weight_spec> weights() override { return specs_; }
+
+  moe::Result<uint64_t> prepare(const moe_compute& compute, std::span<const moe_bound_weight> weights,
+                                int64_t max_tokens) override {
+    if (identity_ && (compute.flags & MOE_BACKEND_HOST_VISIBLE) == 0) {
+      return moe::unimplemented(
+          "zero_expert: expected \"zero\" on a backend whose memory the host cannot read, got \"identity\"");
+    }
+    MOE_ASSIGN(const uint64_t routed, find_ffn(routed_, compute, weights, max_tokens));
+    MOE_ASSIGN(const uint64_t shared, find_ffn(shared_, compute, weights, max_tokens));
+    MOE_ASSIGN(const uint64_t gate, find_shared_gate(compute, weights, max_tokens));
+    // The operations run one after the other on one stream and share the workspace behind the gate's values.
+    return gate_bytes_ + std::max({routed, shared, gate});
+  }
+
+  Status forward(const moe_expert_args& args) override {
+    if (args.n_tokens == 0) return {};
+    auto* const ops_workspace = static_cast<std::byte*>(args.workspace) + gate_bytes_;
+    const uint64_t ops_bytes = args.workspace_bytes - gate_bytes_;
+    if (routed_.n_groups > 0) {
+      moe_ffn_args call = routed_.args;
+      call.ids = args.plan.ids;
+      call.weights = args.plan.weights;
+      call.count = args.plan.count;
+      call.weight_on = args.plan.weight_on;
+      MOE_TRY(launch_ffn(routed_, call, args, ops_workspace, ops_bytes));
+    }
+    if (shared_.n_groups > 0) {
+      moe_ffn_args call = shared_.args;
+      if (shared_gate_) {
+        call.row_gate = moe::tensor(args.workspace, MOE_F32, {args.n_tokens, 1}, args.x.device);
+        gate_args_.x = args.x;
+        gate_args_.out = call.row_gate;
+        MOE_TRY(gate_op_.launch(gate_args_, ops_workspace, ops_bytes));
+      }
+      MOE_TRY(launch_ffn(shared_, call, args, ops_workspace, ops_bytes));
+    }
+    if (identity_) add_identity(args);
+    return {};
+  }
+
+ private:
+  static moe::Error expected(const char* key, const char* what, int64_t got) {
+    return moe::invalid(std::string(key) + ": expected " + what + ", got " + std::to_string(got));
+  }
+
+  Status read_gating(const moe::Options& options) {
+    gating_.kind = MOE_ACT_SILU + options.choice("activation", kActivations);
+    gating_.ungated = options.flag("gated") ? 0 : 1;
+    gating_.limit = static_cast<float>(options.number("limit"));
+    gating_.alpha = static_cast<float>(options.number("alpha"));
+    if (gating_.kind != MOE_ACT_SWIGLU_CLAMPED) return {};
+    if (gating_.ungated != 0)
+      return moe::invalid("gated: expected true with activation = \"swiglu_clamped\", got false");
+    if (gating_.limit <= 0) return moe::invalid("limit: expected above 0 with activation = \"swiglu_clamped\", got 0");
+    return {};
+  }
+
+  // Appends the set's weights to the declaration.
+  void declare(FeedForward& ffn, int64_t n_groups, int64_t width, bool biased) {
+    ffn.n_groups = n_groups;
+    ffn.width = width;
+    ffn.first_weight = specs_.size();
+    ffn.biased = biased;
+    if (n_groups == 0) return;
+    const bool gated = gating_.ungated == 0;
+    const bool is_shared = &ffn == &shared_;
+    const int64_t d = config_.d_model;
+    specs_.push_back(moe::weight_spec(is_shared ? "shared_gate" : "gate", n_groups, width, d, MOE_PLACE_PREPARED));
+    if (gated)
+      specs_.push_back(moe::weight_spec(is_shared ? "shared_up" : "up", n_groups, width, d, MOE_PLACE_PREPARED));
+    specs_.push_back(moe::weight_spec(is_shared ? "shared_down" : "down", n_groups, d, width, MOE_PLACE_PREPARED));
+    if (!biased) return;
+    specs_.push_back(moe::weight_spec("gate_bias", n_groups, width, 1, MOE_PLACE_DEVICE));
+    if (gated) specs_.push_back(moe::weight_spec("up_bias", n_groups, width, 1, MOE_PLACE_DEVICE));
+    specs_.push_back(moe::weight_spec("down_bias", n_groups, d, 1, MOE_PLACE_DEVICE));
+  }
+
+  // Binds the set's weights and finds its operation; returns the operation's workspace in bytes.
+  moe::Result<uint64_t> find_ffn(FeedForward& ffn, const moe_compute& compute,
+                                 std::span<const moe_bound_weight> weights, int64_t max_tokens) {
+    if (ffn.n_groups == 0) return uint64_t{0};
+    moe_ffn_args& args = ffn.args = moe::op_args<moe_ffn_args>();
+    const bool gated = gating_.ungated == 0;
+    size_t at = ffn.first_weight;
+    args.gate = weights[at++].prepared;
+    args.up = gated ? weights[at++].prepared : nullptr;
+    args.down = weights[at++].prepared;
+    args.gate_bias = args.up_bias = args.down_bias = moe::absent();
+    if (ffn.biased) {
+      args.gate_bias = moe::tensor(weights[at++].plain, {ffn.n_groups, ffn.width}, compute.device);
+      if (gated) args.up_bias = moe::tensor(weights[at++].plain, {ffn.n_groups, ffn.width}, compute.device);
+      args.down_bias = moe::tensor(weights[at++].plain, {ffn.n_groups, config_.d_model}, compute.device);
+    }
+    args.x = args.out = moe::tensor(nullptr, MOE_F32, {max_tokens, config_.d_model}, compute.device);
+    args.ids = args.weights = args.count = args.row_gate = moe::absent();
+    if (&ffn == &routed_) {
+      args.ids = moe::tensor(nullptr, MOE_I32, {max_tokens, config_.k_max}, compute.device);
+      args.weights = moe::tensor(nullptr, MOE_F32, {max_tokens, config_.k_max}, compute.device);
+      args.count = moe::tensor(nullptr, MOE_I32, {max_tokens}, compute.device);
+      args.first_expert = config_.first_expert;
+    } else if (shared_gate_) {
+      args.row_gate = moe::tensor(nullptr, MOE_F32, {max_tokens, 1}, compute.device);
+    }
+    args.n_experts = ffn.n_groups;
+    args.width = ffn.width;
+    args.gating = gating_;
+    args.activation = config_.activation;
+    args.accumulate = 1;
+    args.scale = 1.0F;
+    MOE_ASSIGN(ffn.op, Op::find(compute, MOE_OP_FFN, args.header));
+    return ffn.op.workspace_bytes();
+  }
+
+  moe::Result<uint64_t> find_shared_gate(const moe_compute& compute, std::span<const moe_bound_weight> weights,
+                                         int64_t max_tokens) {
+    gate_bytes_ = 0;
+    if (!shared_gate_) return uint64_t{0};
+    constexpr uint64_t kAlignment = 64;
+    gate_bytes_ = (static_cast<uint64_t>(max_tokens) * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
+    gate_args_ = moe::op_args<moe_matmul_args>();
+    gate_args_.weight = weights.back().prepared;
+    gate_args_.x = moe::tensor(nullptr, MOE_F32, {max_tokens, config_.d_model}, compute.device);
+    gate_args_.bias = moe::absent();
+    gate_args_.out = moe::tensor(nullptr, MOE_F32, {max_tokens, 1}, compute.device);
+    gate_args_.scale = 1.0F;
+    gate_args_.activation = MOE_F32;
+    MOE_ASSIGN(gate_op_, Op::find(compute, MOE_OP_MATMUL, gate_args_.header));
+    return gate_op_.workspace_bytes();
+  }
+
+  static Status launch_ffn(const FeedForward& ffn, moe_ffn_args& call, const moe_expert_args& args, void* workspace,
+                           uint64_t n_bytes) {
+    call.x = args.x;
+    call.out = args.out;
+    call.scale = args.scale;
+    return ffn.op.launch(call, workspace, n_bytes);
+  }
+
+  // out += scale * (the weights of ids without an expert) * x, row by row on the host's threads.
+  void add_identity(const moe_expert_args& args) const {
+    struct Call {
+      const moe_expert_args& args;
+      const moe::ExpertConfig& config;
+    } call{args, config_};
+    const auto add_row = [](void* context, int64_t i, int32_t) {
+      const auto& [a, config] = *static_cast<const Call*>(context);
+      const int64_t k = moe::present(a.plan.count) ? *moe::row<const int32_t>(a.plan.count, i) : a.plan.ids.shape[1];
+      const int32_t* ids = moe::row<const int32_t>(a.plan.ids, i);
+      const float* w = moe::row<const float>(a.plan.weights, i);
+      float sum = 0.0F;
+      for (int64_t j = 0; j < k; ++j) sum += ids[j] >= config.n_experts ? w[j] : 0.0F;
+      if (sum == 0.0F) return;
+      const float* x = moe::row<const float>(a.x, i);
+      float* out = moe::row<float>(a.out, i);
+      for (int64_t c = 0; c < config.d_model; ++c) out[c] += a.scale * sum * x[c];
+    };
+    moe::host()->parallel_for(moe::host()->self, args.n_tokens, add_row, &call);
+  }
+
+  moe::ExpertConfig config_{};
+  moe_gating gating_{};
+  std::vector<moe_weight_spec> specs_;
+  FeedForward routed_;
+  FeedForward shared_;
+  bool shared_gate_ = false;
+  bool identity_ = false;
+  Op gate_op_;
+  moe_matmul_args gate_args_{};  // launched in place: the ABI calls an instance from one thread at a time
+  uint64_t gate_bytes_ = 0;      // the shared gate's values at the workspace's front
+};
+
+}  // namespace
+
+MOE_PLUGIN("expert_swiglu", "0.1.0", "MIT", "Patchbay", SwiGlu)
