@@ -1,0 +1,2 @@
+include(${CMAKE_CURRENT_LIST_DIR}/moe-sdk-targets.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/moe_add_plugin.cmake)
