@@ -15,9 +15,11 @@ extern "C" {
 
 typedef struct moe_transport_instance moe_transport_instance;
 
-/* Where a connection's events go. `deliver` is called from the service's thread, in order, never two at a time for one sink, and must
- * not block. The bytes are borrowed for the call. Returns MOE_OK; MOE_RESOURCE_EXHAUSTED: the reader has no room, the service holds the
- * event and what follows until `resume`; anything else: the reader is gone, its requests are cancelled. */
+/* Where a connection's events go. `deliver` is called in order and never two at a time for one sink, from the engine's thread or from
+ * within a call of `submit` or `resume` for this connection. It must not block and must not call the service; and a transport holds no
+ * lock during its own calls of the service that its deliver takes. The bytes are borrowed for the call. Returns MOE_OK;
+ * MOE_RESOURCE_EXHAUSTED: the reader has no room, the service holds the event and what follows until `resume`; anything else: the
+ * reader is gone, its requests are cancelled. */
 typedef struct moe_sink {
   MOE_STRUCT_HEADER;
   void* context;
@@ -30,8 +32,8 @@ typedef struct moe_service {
   void* self;
   /* Opens a connection: sink events begin. The sink struct is copied; its context must live until close returns. */
   moe_status (*open)(void* self, const moe_sink* sink, uint64_t* connection, moe_message* message);
-  /* One ClientMessage. A message that cannot be parsed gives MOE_INVALID_ARGUMENT and nothing else; every other fault is answered by an
-   * event. */
+  /* One ClientMessage. MOE_INVALID_ARGUMENT: it cannot be parsed; MOE_RESOURCE_EXHAUSTED: the connection has too many answers waiting
+   * for `resume`; MOE_NOT_FOUND: no such connection; nothing was done then. Every other fault is answered by an event. */
   moe_status (*submit)(void* self, uint64_t connection, const void* message, uint64_t n_bytes, moe_message* text);
   /* The reader has room again. */
   void (*resume)(void* self, uint64_t connection);
