@@ -1,0 +1,70 @@
+// The configuration: one TOML file plus `--set` overrides, checked and with every default filled in.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config/toml_file.hpp"
+#include "core/plugin/options.hpp"
+
+namespace patchbay {
+
+// A plugin and its options as the user wrote them; the plugin's own table checks them when it is loaded.
+struct PluginChoice {
+  std::string plugin;  // empty: as without this table
+  std::vector<GivenOption> options;
+  std::string where;
+};
+
+// [[layer]]: what differs in some layers.
+struct LayerOverride {
+  int64_t first = 0;  // of the model's layers, both included
+  int64_t last = 0;
+  std::optional<PluginChoice> router;
+  std::optional<PluginChoice> expert;
+  std::string attention_backend;  // empty: the default backend
+  std::string expert_backend;
+  std::string where;
+};
+
+struct ModelSettings {
+  std::filesystem::path path;
+  std::string precision = "auto";  // of prepared weights: auto | fp32 | fp16 | bf16 | int8 | int4
+  int64_t context = 0;             // tokens a request may hold; 0: the model's own
+  std::string architecture;        // a file or name instead of what the checkpoint asks for
+};
+
+struct EngineSettings {
+  int64_t batch_size = 32;
+  int64_t batch_tokens = 512;
+  int64_t queue = 256;
+  int64_t cache_tokens = 0;
+  int64_t page_tokens = 16;
+  std::string cache_dtype = "auto";
+  int64_t threads = 0;     // 0: as many as this machine has cores for us
+  int64_t max_tokens = 0;  // default and limit of a request's output; 0: the context
+};
+
+struct Settings {
+  ModelSettings model;
+  std::vector<PluginChoice> backends;  // the first is the default
+  std::optional<PluginChoice> router;  // none: what the checkpoint asks for
+  std::optional<PluginChoice> expert;
+  std::vector<LayerOverride> layers;
+  std::vector<PluginChoice> samplers;  // empty: the default chain
+  std::vector<PluginChoice> transports;
+  EngineSettings engine;
+  std::vector<std::filesystem::path> plugin_paths;        // besides the built-in folder, before it
+  std::vector<std::filesystem::path> architecture_paths;  // besides the built-in folder, before it
+};
+
+// Reads `file` (empty: none) and the overrides on top. Relative paths in the file are taken from the file's folder, in an override from the
+// current folder. Errors: file, line, column, what was expected, what came, the nearest right name.
+moe::Result<Settings> load_settings(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+// The same from text, for tests and fuzzing.
+moe::Result<Settings> settings_from_text(std::string_view text, const std::string& source);
+
+}  // namespace patchbay
