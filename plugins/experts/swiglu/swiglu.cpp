@@ -100,7 +100,6 @@ class SwiGlu : public moe::Expert {
       call.ids = args.plan.ids;
       call.weights = args.plan.weights;
       call.count = args.plan.count;
-      call.weight_on = args.plan.weight_on;
       MOE_TRY(launch_ffn(routed_, call, args, ops_workspace, ops_bytes));
     }
     if (shared_.n_groups > 0) {
@@ -177,6 +176,7 @@ class SwiGlu : public moe::Expert {
       args.weights = moe::tensor(nullptr, MOE_F32, {max_tokens, config_.k_max}, compute.device);
       args.count = moe::tensor(nullptr, MOE_I32, {max_tokens}, compute.device);
       args.first_expert = config_.first_expert;
+      args.weight_on = config_.weight_on;
     } else if (shared_gate_) {
       args.row_gate = moe::tensor(nullptr, MOE_F32, {max_tokens, 1}, compute.device);
     }

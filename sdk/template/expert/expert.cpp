@@ -36,6 +36,7 @@ class MyExpert : public moe::Expert {
     args_.width = config_.d_expert;
     args_.gating.kind = MOE_ACT_SILU;
     args_.activation = config_.activation;
+    args_.weight_on = config_.weight_on;
     args_.accumulate = 1;
     MOE_ASSIGN(op_, moe::Op::find(compute, MOE_OP_FFN, args_.header));
     return op_.workspace_bytes();
@@ -46,7 +47,6 @@ class MyExpert : public moe::Expert {
     args_.ids = args.plan.ids;
     args_.weights = args.plan.weights;
     args_.count = args.plan.count;
-    args_.weight_on = args.plan.weight_on;
     args_.out = args.out;
     args_.scale = args.scale;
     return op_.launch(args_, args.workspace, args.workspace_bytes);

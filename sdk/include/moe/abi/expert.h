@@ -24,7 +24,7 @@ typedef struct moe_expert_config {
   int64_t first_expert;   /* the range of ids that this instance holds: expert parallelism's seam; today 0 .. n_experts */
   int64_t n_local_experts;
   moe_activation_type activation; /* what products round their activations to */
-  int32_t reserved;
+  int32_t weight_on;              /* what every plan will say: MOE_WEIGHT_ON_*; an operation's workspace depends on it */
 } moe_expert_config;
 
 typedef struct moe_expert_spec {
