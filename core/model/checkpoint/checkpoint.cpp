@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <functional>
-#include <optional>
 
+#include "core/model/checkpoint/gguf.hpp"
 #include "core/model/checkpoint/safetensors.hpp"
 
 namespace patchbay {
@@ -30,11 +30,18 @@ bool looks_like_safetensors(std::span<const std::byte> start) {
   return start.size() > 8 && start[8] == std::byte{'{'} &&
          std::all_of(start.begin() + 4, start.begin() + 8, [](std::byte b) { return b == std::byte{0}; });
 }
+bool looks_like_gguf(std::span<const std::byte> start) { return begins_with(start, "GGUF"); }
+Opened open_any_gguf(const std::filesystem::path& path) {
+  auto file = open_gguf(path);
+  if (!file.ok()) return file.error();
+  return std::unique_ptr<Checkpoint>(std::move(*file));
+}
 bool looks_like_json(std::span<const std::byte> start) { return begins_with(start, "{"); }
 
 constexpr Reader kReaders[] = {
     {".safetensors", looks_like_safetensors, open_safetensors_file},
     {".index.json", looks_like_json, open_safetensors_index},
+    {".gguf", looks_like_gguf, open_any_gguf},
 };
 
 Opened open_file(const std::filesystem::path& path) {

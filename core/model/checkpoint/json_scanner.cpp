@@ -4,11 +4,12 @@
 
 #include <cstring>
 
+#include "core/model/checkpoint/utf8.hpp"
+
 namespace patchbay {
 namespace {
 
 constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
-constexpr bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
 
 void append_utf8(std::string* out, uint32_t code) {
   const auto put = [out](uint32_t byte) { out->push_back(static_cast<char>(byte)); };
@@ -72,30 +73,19 @@ bool JsonScanner::string(std::string_view* out) {
     }
     if (c == '\\') return string_with_escapes(begin, out);
     if (c < 0x20) return fail("no control character in a string");
-    ++at_;
-    if (c >= 0x80 && !utf8_tail(c)) return false;
+    if (c < 0x80) {
+      ++at_;
+    } else if (!character()) {
+      return false;
+    }
   }
   return fail("'\"'");
 }
 
-// After the first byte of a multi-byte character: checks the rest, without overlong forms, surrogates and codes over
-// 0x10ffff.
-bool JsonScanner::utf8_tail(unsigned char lead) {
-  const int n = lead >= 0xc2 && lead < 0xe0 ? 1 : lead >= 0xe0 && lead < 0xf0 ? 2 : lead >= 0xf0 && lead < 0xf5 ? 3 : 0;
-  if (n == 0) {
-    --at_;
-    return fail("UTF-8");
-  }
-  if (at_ < text_.size()) {
-    const auto second = static_cast<unsigned char>(text_[at_]);
-    const unsigned low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-    const unsigned high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
-    if (second < low || second > high) return fail("UTF-8");
-  }
-  for (int i = 0; i < n; ++i, ++at_) {
-    if (at_ == text_.size() || !is_continuation(text_[at_])) return fail("UTF-8");
-  }
-  return true;
+bool JsonScanner::character() {
+  const size_t n = utf8_length(text_.substr(at_));
+  at_ += n;
+  return n > 0 || fail("UTF-8");
 }
 
 bool JsonScanner::hex4(uint32_t* out) {
@@ -147,12 +137,13 @@ bool JsonScanner::string_with_escapes(size_t begin, std::string_view* out) {
   while (at_ < text_.size() && text_[at_] != '"') {
     const auto c = static_cast<unsigned char>(text_[at_]);
     if (c < 0x20) return fail("no control character in a string");
-    const size_t from = at_++;
     if (c == '\\') {
+      ++at_;
       if (!escape(&value)) return false;
       continue;
     }
-    if (c >= 0x80 && !utf8_tail(c)) return false;
+    const size_t from = at_;
+    if (!character()) return false;
     value.append(text_, from, at_ - from);
   }
   if (at_ == text_.size()) return fail("'\"'");

@@ -62,7 +62,7 @@ class JsonScanner {
   bool fail(std::string_view expected);
   bool escape(std::string* out);
   bool hex4(uint32_t* out);
-  bool utf8_tail(unsigned char lead);
+  bool character();
   bool string_with_escapes(size_t begin, std::string_view* out);
   bool number();
   bool literal(std::string_view word);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <numeric>
 #include <unordered_set>
 
 #include "core/model/checkpoint/json_scanner.hpp"
@@ -208,20 +207,9 @@ class HeaderReader {
 
   // The tensors cover the data from the first byte to the last, each byte once.
   moe::Status check_layout() const {
-    const std::span<const TensorInfo> tensors = table_->tensors().subspan(first_);
-    const auto before = [](const TensorInfo& a, const TensorInfo& b) {
-      return a.data != b.data ? a.data < b.data : a.bytes < b.bytes;
-    };
-    std::vector<uint32_t> order;  // only if the header does not follow the data already
-    if (!std::is_sorted(tensors.begin(), tensors.end(), before)) {
-      order.resize(tensors.size());
-      std::iota(order.begin(), order.end(), 0);
-      std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return before(tensors[a], tensors[b]); });
-    }
     size_t covered = 0;
     const TensorInfo* previous = nullptr;
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      const TensorInfo& tensor = tensors[order.empty() ? i : order[i]];
+    MOE_TRY(visit_in_data_order(table_->tensors().subspan(first_), [&](const TensorInfo& tensor) -> moe::Status {
       const auto begin = static_cast<size_t>(tensor.data - data_.data());
       if (begin != covered) {
         const std::string after = previous == nullptr ? "the header" : fmt::format("tensor {}", quoted(previous->name));
@@ -231,7 +219,8 @@ class HeaderReader {
       }
       covered += tensor.bytes;
       previous = &tensor;
-    }
+      return {};
+    }));
     if (covered == data_.size()) return {};
     return moe::invalid(fmt::format("data: expected {} bytes, which the tensors cover, got {}", covered, data_.size()));
   }

@@ -3,7 +3,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <functional>
+#include <numeric>
+
+#include "core/model/checkpoint/utf8.hpp"
 
 namespace patchbay {
 namespace {
@@ -19,17 +23,35 @@ size_t home(uint64_t hash, size_t n) { return static_cast<size_t>(((hash >> 32) 
 std::string quoted(std::string_view name) {
   constexpr size_t kMax = 120;
   std::string out = "\"";
-  for (const char c : name.substr(0, kMax)) out += (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) ? '?' : c;
-  // A cut within a multi-byte character would make the message invalid UTF-8.
-  if (name.size() > kMax) {
-    while (out.size() > 1 && (static_cast<unsigned char>(out.back()) & 0xc0) == 0x80) out.pop_back();
-    if (out.size() > 1 && static_cast<unsigned char>(out.back()) >= 0xc0) out.pop_back();
-    out += "...";
+  while (!name.empty()) {
+    const size_t n = utf8_length(name);
+    if (out.size() + n > kMax) {
+      out += "...";
+      break;
+    }
+    const bool printable = n > 1 || (n == 1 && name[0] >= 0x20 && name[0] != 0x7f);
+    out += printable ? name.substr(0, n) : "?";
+    name.remove_prefix(n == 0 ? 1 : n);
   }
   return out + '"';
 }
 
 std::string shape_text(std::span<const int64_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+moe::Status visit_in_data_order(std::span<const TensorInfo> tensors,
+                                const std::function<moe::Status(const TensorInfo&)>& visit) {
+  const auto before = [](const TensorInfo& a, const TensorInfo& b) {
+    return a.data != b.data ? a.data < b.data : a.bytes < b.bytes;
+  };
+  std::vector<uint32_t> order;  // only if they are not in order already, as they mostly are
+  if (!std::is_sorted(tensors.begin(), tensors.end(), before)) {
+    order.resize(tensors.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return before(tensors[a], tensors[b]); });
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) MOE_TRY(visit(tensors[order.empty() ? i : order[i]]));
+  return {};
+}
 
 size_t TensorTable::probe(std::string_view name, uint64_t hash) const {
   const auto check = static_cast<uint32_t>(hash);

@@ -3,12 +3,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <memory_resource>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "moe/sdk/result.hpp"
 
 namespace patchbay {
 
@@ -29,11 +32,15 @@ inline int64_t element_count(std::span<const int64_t> shape) {
   return n;
 }
 
-// A name for messages: quoted, cut at 120 bytes, control characters as '?'.
+// A name for messages: quoted, cut at about 120 bytes, control characters and what is not UTF-8 as '?'.
 std::string quoted(std::string_view name);
 
 // "[2, 3]", for messages.
 std::string shape_text(std::span<const int64_t> shape);
+
+// Calls `visit` for each by increasing address of the data (then size), up to the first error, which it returns.
+moe::Status visit_in_data_order(std::span<const TensorInfo> tensors,
+                                const std::function<moe::Status(const TensorInfo&)>& visit);
 
 // Grows while a checkpoint is opened; after that only find() and tensors() are used.
 class TensorTable {
@@ -44,6 +51,9 @@ class TensorTable {
 
   // Adds a tensor, or returns the one that has its name already (and adds nothing).
   const TensorInfo* add(const TensorInfo& tensor);
+
+  // Says where the bytes of tensor `i` lie, for formats that describe all tensors first.
+  void place(size_t i, const std::byte* data) { tensors_[i].data = data; }
 
   [[nodiscard]] const TensorInfo* find(std::string_view name) const;
   [[nodiscard]] std::span<const TensorInfo> tensors() const { return tensors_; }
