@@ -58,13 +58,14 @@ typedef struct moe_matmul_args {
   int32_t accumulate; /* 1: out += */
 } moe_matmul_args;
 
-/* Rotary position embedding in place (Su et al. 2021): for i in [0, n_rot / 2), with angle = positions[t] * inv_freq[i],
+/* Rotary position embedding (Su et al. 2021), in place or into `out` (other elements of out are left alone): for i in [0, n_rot / 2), with angle = positions[t] * inv_freq[i],
  * the pair (a, b) becomes scale * (a cos - b sin, a sin + b cos). The pair is (2i, 2i + 1) where `interleaved`, else (i, i + n_rot / 2),
  * counted from `offset` of the innermost dimension. The angle is formed in double (or better). */
 #define MOE_OP_ROPE "moe.op.rope/1"
 typedef struct moe_rope_args {
   moe_op_args header;
   moe_tensor x;         /* [n, heads, dim] */
+  moe_tensor out;       /* like x; absent: x itself */
   moe_tensor positions; /* [n] i32 */
   moe_tensor inv_freq;  /* [n_rot / 2] f32 */
   int64_t offset;

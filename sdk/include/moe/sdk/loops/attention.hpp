@@ -25,11 +25,12 @@ inline Status rope(const moe_rope_args& args, const LoopContext& ctx) {
       const int64_t first = args.offset + (args.interleaved != 0 ? 2 * i : i);
       const int64_t second = args.interleaved != 0 ? first + 1 : first + half;
       for (int64_t h = 0; h < heads; ++h) {
-        float* x = at(args.x, t, h);
+        const float* x = at(args.x, t, h);
+        float* out = present(args.out) ? at(args.out, t, h) : at(args.x, t, h);
         const double a = x[first];
         const double b = x[second];
-        x[first] = static_cast<float>(a * cosine - b * sine);
-        x[second] = static_cast<float>(a * sine + b * cosine);
+        out[first] = static_cast<float>(a * cosine - b * sine);
+        out[second] = static_cast<float>(a * sine + b * cosine);
       }
     }
   });
