@@ -35,6 +35,7 @@ inline void f32(const uint8_t* b, float* out) { std::memcpy(out, b, 4); }
 inline void f16(const uint8_t* b, float* out) { *out = load_f16(b); }
 inline void bf16(const uint8_t* b, float* out) { *out = bf16_to_f32(load_u16(b)); }
 inline void f8_e4m3(const uint8_t* b, float* out) { *out = f8_e4m3_to_f32(*b); }
+inline void f8_e8m0(const uint8_t* b, float* out) { *out = e8m0_to_f32(*b); }
 
 // f16 d; i8 q[32]: d * q.
 inline void q8_0(const uint8_t* b, float* out) {
@@ -177,6 +178,7 @@ inline constexpr Encoding kEncodings[] = {
     codec_detail::encoding<codec_detail::f16, 1, 2>("f16"),
     codec_detail::encoding<codec_detail::bf16, 1, 2>("bf16"),
     codec_detail::encoding<codec_detail::f8_e4m3, 1, 1>("f8_e4m3"),
+    codec_detail::encoding<codec_detail::f8_e8m0, 1, 1>("f8_e8m0"),
     codec_detail::encoding<codec_detail::q8_0, 32, 34>("q8_0"),
     codec_detail::encoding<codec_detail::q4_0, 32, 18>("q4_0"),
     codec_detail::encoding<codec_detail::q4_1, 32, 20>("q4_1"),
