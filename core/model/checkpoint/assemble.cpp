@@ -11,14 +11,14 @@ namespace patchbay {
 namespace {
 
 moe::Error wrong(const TensorInfo& tensor, std::string_view rule) {
-  return moe::invalid(fmt::format("tensor {}: {}", quoted(tensor.name), rule));
+  return moe::invalid(fmt::format("tensor {}: {}", quoted_name(tensor.name), rule));
 }
 
 moe::Result<const moe::Encoding*> codec_of(const TensorInfo& tensor) {
   const moe::Encoding* encoding = moe::find_encoding(tensor.encoding);
   if (encoding != nullptr) return encoding;
   return moe::unimplemented(fmt::format("tensor {}: expected an encoding that has a codec, got \"{}\"",
-                                        quoted(tensor.name), tensor.encoding));
+                                        quoted_name(tensor.name), tensor.encoding));
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
@@ -66,7 +66,7 @@ moe::Result<TensorSource> TensorSource::block_scaled(const TensorInfo& data, con
   if (!std::equal(want.begin(), want.end(), scales.shape.begin(), scales.shape.end())) {
     return wrong(scales,
                  fmt::format("expected shape {}, one scale for {} x {} elements of {}, got {}", shape_text(want),
-                             block_rows, block_cols, quoted(data.name), shape_text(scales.shape)));
+                             block_rows, block_cols, quoted_name(data.name), shape_text(scales.shape)));
   }
   source.kind_ = Kind::kBlockScaled;
   source.companion_ = &scales;
@@ -89,7 +89,7 @@ moe::Result<TensorSource> TensorSource::mxfp4(const TensorInfo& blocks, const Te
   const auto outer = shape.first(shape.size() - 1);
   if (!std::equal(outer.begin(), outer.end(), scales.shape.begin(), scales.shape.end())) {
     return wrong(scales, fmt::format("expected shape {}, one scale for a block of {}, got {}", shape_text(outer),
-                                     quoted(blocks.name), shape_text(scales.shape)));
+                                     quoted_name(blocks.name), shape_text(scales.shape)));
   }
   TensorSource source(Kind::kMxfp4, blocks, &scales);
   source.block_elements_ = 32;

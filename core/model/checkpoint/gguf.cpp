@@ -101,7 +101,7 @@ class Reader {
     uint32_t type = 0;
     MOE_TRY(read_string(fmt::format("metadata {}: key", i), &key));
     if (key.empty()) return moe::invalid(fmt::format("metadata {}: expected a key, got an empty one", i));
-    const std::string what = fmt::format("metadata {}", quoted(key));
+    const std::string what = fmt::format("metadata {}", quoted_name(key));
     MOE_TRY(read(what, &type));
     const std::byte* value = file_.data() + at_;
     MOE_TRY(check_value(what, type));
@@ -165,7 +165,7 @@ class Reader {
     uint64_t offset = 0;
     MOE_TRY(read_string(fmt::format("tensor {}: name", i), &name));
     if (name.empty()) return moe::invalid(fmt::format("tensor {}: expected a name, got an empty one", i));
-    const std::string what = fmt::format("tensor {}", quoted(name));
+    const std::string what = fmt::format("tensor {}", quoted_name(name));
     MOE_TRY(read(what, &n_dims));
     if (n_dims > kMaxDims)
       return moe::invalid(fmt::format("{}: expected at most {} dimensions, got {}", what, kMaxDims, n_dims));
@@ -227,7 +227,7 @@ class Reader {
       if (offset > data.size() || tensors[i].bytes > data.size() - offset) {
         return moe::invalid(
             fmt::format("tensor {}: expected {} bytes at offset {} within the {} bytes of data, got fewer",
-                        quoted(tensors[i].name), tensors[i].bytes, offset, data.size()));
+                        quoted_name(tensors[i].name), tensors[i].bytes, offset, data.size()));
       }
       table_->place(first_ + i, data.data() + offset);
     }
@@ -237,7 +237,7 @@ class Reader {
       if (tensor.data < end) {
         return moe::invalid(
             fmt::format("tensor {}: expected to begin after tensor {} ends (no overlap), got {} bytes before",
-                        quoted(tensor.name), quoted(previous->name), end - tensor.data));
+                        quoted_name(tensor.name), quoted_name(previous->name), end - tensor.data));
       }
       end = tensor.data + tensor.bytes;
       previous = &tensor;

@@ -41,22 +41,6 @@ constexpr std::array<SafetensorsDtype, 22> kDtypes = {{
 // comma.
 constexpr size_t kMinEntryBytes = 50;
 
-// Bytes of a shape, or none if the product wraps or does not fill whole bytes. A dimension of 0 does not excuse a wrap
-// in the others: strides are computed from these.
-std::optional<size_t> bytes_of(std::span<const int64_t> shape, unsigned bits) {
-  uint64_t product = bits;
-  bool empty = false;
-  for (const int64_t d : shape) {
-    empty = empty || d == 0;
-    if (d != 0 && __builtin_mul_overflow(product, static_cast<uint64_t>(d), &product)) return std::nullopt;
-  }
-  // Half the range, so that element counts and byte counts fit the signed types too.
-  if (product / 2 > static_cast<uint64_t>(INT64_MAX) / 2) return std::nullopt;
-  if (empty) return 0;
-  if (product % 8 != 0) return std::nullopt;
-  return product / 8;
-}
-
 class HeaderReader {
  public:
   HeaderReader(std::span<const std::byte> file, size_t header_bytes, const MappedFile* mapping, TensorTable* table)
@@ -92,7 +76,7 @@ class HeaderReader {
     return false;
   }
   bool fail(std::string_view name, std::string_view rule) {
-    return fail(fmt::format("tensor {}: {}", quoted(name), rule));
+    return fail(fmt::format("tensor {}: {}", quoted_name(name), rule));
   }
 
   bool metadata() {
@@ -102,11 +86,12 @@ class HeaderReader {
     return scanner_.object([&](std::string_view key) {
       std::string_view value;
       if (!keys.insert(key).second)
-        return fail(fmt::format("__metadata__: key {}: expected once, got it twice", quoted(key)));
+        return fail(fmt::format("__metadata__: key {}: expected once, got it twice", quoted_name(key)));
       if (keys.size() > kMaxSafetensorsMetadata) {
         return fail(fmt::format("__metadata__: expected at most {} entries, got more", kMaxSafetensorsMetadata));
       }
-      if (!scanner_.string(&value)) return fail(fmt::format("__metadata__: key {}: {}", quoted(key), scanner_.error()));
+      if (!scanner_.string(&value))
+        return fail(fmt::format("__metadata__: key {}: {}", quoted_name(key), scanner_.error()));
       metadata_.emplace_back(key, value);
       return true;
     });
@@ -118,7 +103,7 @@ class HeaderReader {
       if (key == "dtype") return dtype(name, &f);
       if (key == "shape") return shape(name, &f);
       if (key == "data_offsets") return offsets(name, &f);
-      return fail(name, fmt::format("expected dtype, shape and data_offsets, got {}", quoted(key)));
+      return fail(name, fmt::format("expected dtype, shape and data_offsets, got {}", quoted_name(key)));
     });
     if (!scanned) return error_.empty() ? fail(name, scanner_.error()) : false;
     if (f.dtype == nullptr) return fail(name, "expected a dtype, got none");
@@ -132,7 +117,8 @@ class HeaderReader {
     if (f->dtype != nullptr) return fail(name, "dtype: expected once, got it twice");
     if (!scanner_.string(&value)) return false;
     f->dtype = find_safetensors_dtype(value);
-    return f->dtype != nullptr || fail(name, fmt::format("dtype: expected one of the format's, got {}", quoted(value)));
+    return f->dtype != nullptr ||
+           fail(name, fmt::format("dtype: expected one of the format's, got {}", quoted_name(value)));
   }
 
   bool shape(std::string_view name, Fields* f) {
@@ -170,7 +156,7 @@ class HeaderReader {
       return fail(name, fmt::format("data_offsets: expected within the {} bytes of data, got [{}, {}]", data_.size(),
                                     begin, end));
     }
-    const auto bytes = bytes_of(dims, f.dtype->bits);
+    const auto bytes = safetensors_bytes(dims, f.dtype->bits);
     if (!bytes) {
       return fail(name, fmt::format("shape: expected a whole number of bytes below 2^60, got {} of {}",
                                     shape_text(dims), f.dtype->name));
@@ -212,10 +198,11 @@ class HeaderReader {
     MOE_TRY(visit_in_data_order(table_->tensors().subspan(first_), [&](const TensorInfo& tensor) -> moe::Status {
       const auto begin = static_cast<size_t>(tensor.data - data_.data());
       if (begin != covered) {
-        const std::string after = previous == nullptr ? "the header" : fmt::format("tensor {}", quoted(previous->name));
+        const std::string after =
+            previous == nullptr ? "the header" : fmt::format("tensor {}", quoted_name(previous->name));
         return moe::invalid(fmt::format("tensor {}: data_offsets: expected to begin at {} where {} ends ({}), got {}",
-                                        quoted(tensor.name), covered, after, begin < covered ? "no overlap" : "no hole",
-                                        begin));
+                                        quoted_name(tensor.name), covered, after,
+                                        begin < covered ? "no overlap" : "no hole", begin));
       }
       covered += tensor.bytes;
       previous = &tensor;
@@ -267,6 +254,20 @@ const SafetensorsDtype* find_safetensors_dtype(std::string_view name) {
 const SafetensorsDtype* find_safetensors_encoding(std::string_view encoding) {
   const auto* at = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const auto& d) { return d.encoding == encoding; });
   return at == kDtypes.end() ? nullptr : at;
+}
+
+std::optional<size_t> safetensors_bytes(std::span<const int64_t> shape, unsigned bits) {
+  uint64_t product = bits;
+  bool empty = false;
+  for (const int64_t d : shape) {
+    empty = empty || d == 0;
+    if (d != 0 && __builtin_mul_overflow(product, static_cast<uint64_t>(d), &product)) return std::nullopt;
+  }
+  // Half the range, so that element counts and byte counts fit the signed types too.
+  if (product / 2 > static_cast<uint64_t>(INT64_MAX) / 2) return std::nullopt;
+  if (empty) return 0;
+  if (product % 8 != 0) return std::nullopt;
+  return product / 8;
 }
 
 size_t max_safetensors_tensors(std::span<const std::byte> file) {

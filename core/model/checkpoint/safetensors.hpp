@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -27,6 +28,10 @@ struct SafetensorsDtype {
 // Null if there is no such dtype or encoding.
 const SafetensorsDtype* find_safetensors_dtype(std::string_view name);
 const SafetensorsDtype* find_safetensors_encoding(std::string_view encoding);
+
+// Bytes of a shape (no dimension negative), or none if the product does not stay below 2^60 or does not fill whole
+// bytes. A dimension of 0 does not excuse a wrap in the others: strides are computed from these.
+std::optional<size_t> safetensors_bytes(std::span<const int64_t> shape, unsigned bits);
 
 // The `__metadata__` of a header, as views of the file or the table's arena.
 using SafetensorsMetadata = std::vector<std::pair<std::string_view, std::string_view>>;

@@ -59,7 +59,7 @@ class IndexReader {
     if (at == number_of_.end()) {
       if (!is_plain_file_name(shard)) {
         return fail(fmt::format("weight_map: tensor {}: expected the name of a file beside the index, got {}",
-                                quoted(tensor), quoted(shard)));
+                                quoted_name(tensor), quoted_name(shard)));
       }
       if (index_.shards.size() == kMaxShards)
         return fail(fmt::format("weight_map: expected at most {} shards, got more", kMaxShards));
@@ -98,7 +98,7 @@ class ShardedSafetensors final : public Checkpoint {
     size_t most = 0;
     for (const std::string_view name : index.shards) {
       auto file = MappedFile::open(index_path.parent_path() / name);
-      if (!file.ok()) return file.error().in(fmt::format("{}: shard {}", index_path.string(), quoted(name)));
+      if (!file.ok()) return file.error().in(fmt::format("{}: shard {}", index_path.string(), quoted_name(name)));
       most += max_safetensors_tensors(file->bytes());
       files_.push_back(std::move(*file));
     }
@@ -119,12 +119,13 @@ class ShardedSafetensors final : public Checkpoint {
       const TensorInfo* tensor = find(entry.tensor);
       const auto at = tensor == nullptr ? SIZE_MAX : static_cast<size_t>(tensor - table_.tensors().data());
       if (at < first_[entry.shard] || at >= first_[entry.shard + 1]) {
-        return moe::invalid(fmt::format("weight_map: tensor {}: expected in shard {}, got {}", quoted(entry.tensor),
-                                        quoted(index.shards[entry.shard]),
+        return moe::invalid(fmt::format("weight_map: tensor {}: expected in shard {}, got {}",
+                                        quoted_name(entry.tensor), quoted_name(index.shards[entry.shard]),
                                         tensor == nullptr ? "none" : "it in another"));
       }
       if (seen[at])
-        return moe::invalid(fmt::format("weight_map: tensor {}: expected once, got it twice", quoted(entry.tensor)));
+        return moe::invalid(
+            fmt::format("weight_map: tensor {}: expected once, got it twice", quoted_name(entry.tensor)));
       seen[at] = true;
     }
     return {};

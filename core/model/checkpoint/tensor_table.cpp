@@ -20,7 +20,7 @@ size_t home(uint64_t hash, size_t n) { return static_cast<size_t>(((hash >> 32) 
 
 }  // namespace
 
-std::string quoted(std::string_view name) {
+std::string quoted_name(std::string_view name) {
   constexpr size_t kMax = 120;
   std::string out = "\"";
   while (!name.empty()) {

@@ -32,8 +32,9 @@ inline int64_t element_count(std::span<const int64_t> shape) {
   return n;
 }
 
-// A name for messages: quoted, cut at about 120 bytes, control characters and what is not UTF-8 as '?'.
-std::string quoted(std::string_view name);
+// A name for messages: quoted, cut at about 120 bytes, control characters and what is not UTF-8 as '?'. (Not `quoted`:
+// for a std::string that would be found in namespace std.)
+std::string quoted_name(std::string_view name);
 
 // "[2, 3]", for messages.
 std::string shape_text(std::span<const int64_t> shape);

@@ -1,0 +1,83 @@
+#include "core/model/checkpoint/output_file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+namespace patchbay {
+namespace {
+
+moe::Error write_error(const std::filesystem::path& path, int code) {
+  const std::string message = fmt::format("{}: expected to write it, got: {}", path.string(), std::strerror(code));
+  if (code == ENOSPC || code == EDQUOT || code == EFBIG || code == EMFILE || code == ENFILE)
+    return moe::exhausted(message);
+  if (code == EACCES || code == EPERM || code == EROFS) return {MOE_PERMISSION_DENIED, message};
+  if (code == ENOENT || code == ENOTDIR) return moe::not_found(message);
+  return moe::data_loss(message);
+}
+
+}  // namespace
+
+moe::Result<OutputFile> OutputFile::create(const std::filesystem::path& path, uint64_t n_bytes) {
+  static std::atomic<unsigned> counter{0};
+  while (true) {
+    const auto temporary =
+        path.parent_path() / fmt::format(".{}.{}-{}.tmp", path.filename().string(), ::getpid(), counter.fetch_add(1));
+    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0 && errno == EEXIST) continue;  // left over by a process of our number
+    if (fd < 0) return write_error(path, errno);
+    OutputFile file(path, temporary, fd);
+    if (n_bytes > static_cast<uint64_t>(INT64_MAX)) return write_error(path, EFBIG);
+    // Where the file system cannot reserve, writing will tell.
+    const bool reserved = n_bytes == 0 || ::fallocate(fd, 0, 0, static_cast<off_t>(n_bytes)) == 0;
+    if (!reserved && errno != EOPNOTSUPP && errno != ENOSYS) return write_error(path, errno);
+    return file;
+  }
+}
+
+OutputFile::OutputFile(OutputFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_(std::exchange(other.temporary_, {})),
+      fd_(std::exchange(other.fd_, -1)) {}
+
+OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(temporary_, other.temporary_);
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+OutputFile::~OutputFile() {
+  if (fd_ >= 0) ::close(fd_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+moe::Status OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return write_error(path_, errno);
+    offset += static_cast<uint64_t>(n);
+    bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+moe::Status OutputFile::commit() {
+  if (::fsync(fd_) != 0) return write_error(path_, errno);
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) return write_error(path_, errno);
+  temporary_.clear();
+  return {};
+}
+
+void OutputFile::withdraw() noexcept {
+  if (fd_ >= 0 && temporary_.empty()) ::unlink(path_.c_str());
+}
+
+}  // namespace patchbay
