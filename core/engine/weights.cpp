@@ -1,0 +1,246 @@
+#include "core/engine/weights.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+
+namespace patchbay {
+namespace {
+
+// What a moe_weight_source points to while a backend packs it.
+struct SourceContext {
+  const MatrixSet* set;
+  const Checkpoint* checkpoint;
+  const LoadProgress* progress;
+  std::atomic<uint64_t>* bytes_done;
+  uint64_t bytes_total;
+  std::mutex mutex;
+
+  static void read_f32(void* context, int64_t group, int64_t row, int64_t n_rows, float* out) {
+    const auto& self = *static_cast<SourceContext*>(context);
+    for (const auto& part : self.set->groups[static_cast<size_t>(group)]) {
+      const int64_t rows_here = part.n_rows();
+      if (row < rows_here) {
+        const int64_t n = std::min(n_rows, rows_here - row);
+        part.read_f32(row, n, out);
+        out += n * self.set->n_in;
+        n_rows -= n;
+        row += n;
+      }
+      if (n_rows == 0) return;
+      row -= rows_here;
+    }
+  }
+  static const void* raw(void* context, int64_t group) {
+    const auto& parts = static_cast<SourceContext*>(context)->set->groups[static_cast<size_t>(group)];
+    if (parts.size() != 1) return nullptr;
+    const auto bytes = parts[0].raw();
+    return bytes ? *bytes : nullptr;
+  }
+  static void done(void* context, int64_t group) {
+    auto& self = *static_cast<SourceContext*>(context);
+    for (const auto& part : self.set->groups[static_cast<size_t>(group)]) {
+      // A group that is a slice of a tensor gives back its share of the progress; the tensor's pages go as a whole, and what is still to
+      // be read is read again.
+      const auto total = static_cast<double>(std::max<int64_t>(1, element_count(part.data().shape)));
+      const double share = std::min(1.0, static_cast<double>(part.n_rows() * part.row_elements()) / total);
+      *self.bytes_done += static_cast<uint64_t>(share * static_cast<double>(part.data().bytes));
+      if (share > 0.99) {
+        self.checkpoint->release(part.data());
+        if (part.companion() != nullptr) self.checkpoint->release(*part.companion());
+      }
+    }
+    if (*self.progress == nullptr) return;
+    const std::lock_guard lock(self.mutex);
+    (*self.progress)(std::min(self.bytes_done->load(), self.bytes_total), self.bytes_total);
+  }
+};
+
+bool rows_equal(const std::vector<TensorSource>& parts, int64_t n_in) {
+  return std::all_of(parts.begin(), parts.end(), [&](const auto& p) { return p.row_elements() == n_in; });
+}
+
+}  // namespace
+
+WeightLoader::WeightLoader(const Checkpoint& checkpoint, const ModelSpec& spec, LoadProgress progress)
+    : checkpoint_(checkpoint), spec_(spec), progress_(std::move(progress)), used_(checkpoint.tensors().size(), false) {
+  for (const auto& t : checkpoint.tensors()) bytes_total_ += t.bytes;
+}
+
+std::string WeightLoader::expand(const std::string& pattern, int64_t layer, int64_t expert) const {
+  std::string out = pattern;
+  const std::pair<const char*, int64_t> names[] = {{"{layer}", layer}, {"{expert}", expert}, {"{n_layers}", static_cast<int64_t>(spec_.layers.size())}};
+  for (const auto& [name, value] : names) {
+    for (size_t at = out.find(name); at != std::string::npos; at = out.find(name)) out.replace(at, std::string_view(name).size(), std::to_string(value));
+  }
+  return out;
+}
+
+std::optional<WeightLoader::Found> WeightLoader::locate(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
+  const auto it = map.find(role);
+  if (it == map.end()) return std::nullopt;
+  const auto mark = [&](const TensorInfo* t) { used_[static_cast<size_t>(t - checkpoint_.tensors().data())] = true; };
+  for (const auto& pattern : it->second) {
+    Found found;
+    found.pattern = &pattern;
+    const std::string name = expand(pattern.name, layer, expert);
+    found.tensor = checkpoint_.find(name);
+    if (found.tensor == nullptr) continue;
+    mark(found.tensor);
+    std::string scales = expand(pattern.scales, layer, expert);
+    if (const size_t at = scales.find("{tensor}"); at != std::string::npos) scales.replace(at, 8, name);
+    if (!scales.empty()) found.scales = checkpoint_.find(scales);
+    if (found.scales != nullptr) mark(found.scales);
+    return found;
+  }
+  return std::nullopt;
+}
+
+moe::Error WeightLoader::missing(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
+  std::vector<std::string> names;
+  if (const auto it = map.find(role); it != map.end()) {
+    for (const auto& p : it->second) names.push_back(expand(p.name, layer, expert));
+  }
+  if (names.empty()) return moe::not_found(fmt::format("layer {}: weight \"{}\": the architecture \"{}\" names no tensor for it", layer, role, spec_.architecture));
+  return moe::not_found(fmt::format("tensor {}: expected it in the checkpoint (weight \"{}\"), got none", fmt::join(names, " or "), role));
+}
+
+moe::Result<TensorSource> WeightLoader::source(const Found& found, int64_t group, int64_t n_groups) const {
+  const TensorPattern& p = *found.pattern;
+  moe::Result<TensorSource> made = found.scales == nullptr ? TensorSource::plain(*found.tensor)
+                                   : p.packed              ? TensorSource::mxfp4(*found.tensor, *found.scales)
+                                                           : TensorSource::block_scaled(*found.tensor, *found.scales, p.scale_rows, p.scale_cols);
+  MOE_ASSIGN(TensorSource out, std::move(made));
+  if (p.name.find("{expert}") == std::string::npos && (n_groups > 1 || out.shape().size() == 3)) {
+    if (out.n_rows() != n_groups) {
+      return moe::invalid(fmt::format("tensor {}: expected {} groups, got {}", found.tensor->name, n_groups, out.n_rows()));
+    }
+    MOE_ASSIGN(out, out.select(group));
+  }
+  if (p.transposed) {
+    MOE_ASSIGN(out, out.transposed());
+  }
+  if (p.n_parts > 1) {
+    if (out.n_rows() % p.n_parts != 0) {
+      return moe::invalid(fmt::format("tensor {}: expected rows in {} parts, got {}", found.tensor->name, p.n_parts, out.n_rows()));
+    }
+    const int64_t rows = out.n_rows() / p.n_parts;
+    MOE_ASSIGN(out, p.interleaved ? out.slice(0, p.part, rows, p.n_parts) : out.slice(0, p.part * rows, rows));
+  }
+  return out;
+}
+
+bool WeightLoader::has(const TensorMap& map, const std::string& role, int64_t layer) const { return locate(map, role, layer, 0).has_value(); }
+
+moe::Result<std::optional<TensorSource>> WeightLoader::matrix(const TensorMap& map, const std::string& role, int64_t layer) const {
+  const auto found = locate(map, role, layer, 0);
+  if (!found) return std::optional<TensorSource>();
+  MOE_ASSIGN(TensorSource out, source(*found, 0, 1));
+  return std::optional<TensorSource>(out);
+}
+
+moe::Result<MatrixSet> WeightLoader::matrices(const TensorMap& map, const std::string& role, int64_t layer, int64_t n_groups, int64_t n_out, int64_t n_in) const {
+  MatrixSet set;
+  set.role = role;
+  set.n_out = n_out;
+  set.n_in = n_in;
+  for (int64_t g = 0; g < n_groups; ++g) {
+    const auto found = locate(map, role, layer, g);
+    if (!found) return missing(map, role, layer, g);
+    MOE_ASSIGN(TensorSource s, source(*found, g, n_groups));
+    const auto shape = s.shape();
+    const bool good = (shape.size() == 2 && shape[0] == n_out && shape[1] == n_in) || (shape.size() == 1 && n_in == 1 && shape[0] == n_out) ||
+                      (shape.size() == 1 && n_out == 1 && shape[0] == n_in);
+    if (!good) {
+      return moe::invalid(fmt::format("tensor {}: expected [{}, {}] (weight \"{}\"), got {}", found->tensor->name, n_out, n_in, role, shape_text(shape)));
+    }
+    if (set.name.empty()) set.name = found->tensor->name;
+    set.groups.push_back({s});
+  }
+  return set;
+}
+
+moe::Status WeightLoader::append(MatrixSet& base, const MatrixSet& more) {
+  if (base.groups.size() != more.groups.size() || base.n_in != more.n_in) return moe::internal("matrices of different kinds cannot be joined");
+  for (size_t g = 0; g < base.groups.size(); ++g) base.groups[g].insert(base.groups[g].end(), more.groups[g].begin(), more.groups[g].end());
+  base.n_out += more.n_out;
+  return {};
+}
+
+moe::Result<std::vector<float>> WeightLoader::vectors(const TensorMap& map, const std::string& role, int64_t layer, int64_t n_groups, int64_t n) const {
+  std::vector<float> out(static_cast<size_t>(n_groups * n));
+  for (int64_t g = 0; g < n_groups; ++g) {
+    const auto found = locate(map, role, layer, g);
+    if (!found) return missing(map, role, layer, g);
+    // A stack of vectors is a 2-D tensor.
+    MOE_ASSIGN(TensorSource s, TensorSource::plain(*found->tensor));
+    const bool stacked = found->pattern->name.find("{expert}") == std::string::npos && s.shape().size() == 2 && n_groups > 1;
+    if (stacked && s.n_rows() != n_groups) {
+      return moe::invalid(fmt::format("tensor {}: expected {} rows, got {}", found->tensor->name, n_groups, s.n_rows()));
+    }
+    if (stacked) {
+      MOE_ASSIGN(s, s.select(g));
+    }
+    const TensorPattern& p = *found->pattern;
+    if (p.n_parts > 1 && s.n_rows() % p.n_parts == 0) {
+      const int64_t rows = s.n_rows() / p.n_parts;
+      MOE_ASSIGN(s, p.interleaved ? s.slice(0, p.part, rows, p.n_parts) : s.slice(0, p.part * rows, rows));
+    }
+    if (element_count(s.shape()) != n) {
+      return moe::invalid(fmt::format("tensor {}: expected [{}] (weight \"{}\"), got {}", found->tensor->name, n, role, shape_text(s.shape())));
+    }
+    float* at = out.data() + g * n;
+    s.read_f32(0, s.n_rows(), at);
+    for (int64_t i = 0; i < n; ++i) {
+      at[i] += static_cast<float>(p.offset);
+      if (!std::isfinite(at[i])) return moe::invalid(fmt::format("tensor {}: element {}: expected a finite number, got {}", found->tensor->name, i, at[i]));
+    }
+  }
+  return out;
+}
+
+moe::Result<PreparedWeight> WeightLoader::prepare(Device& device, const MatrixSet& set, const char* encoding, uint32_t uses) {
+  for (const auto& parts : set.groups) {
+    if (!rows_equal(parts, set.n_in)) return moe::internal(fmt::format("{}: rows of different lengths", set.name));
+  }
+  SourceContext context{&set, &checkpoint_, &progress_, &bytes_done_, bytes_total_, {}};
+  moe_weight_source source = moe::make<moe_weight_source>();
+  const std::string stored(set.groups[0][0].encoding());
+  // With a companion (scales of their own) no single encoding says what the numbers are.
+  const bool pair = set.groups[0][0].companion() != nullptr;
+  source.name = set.name.c_str();
+  source.role = set.role.c_str();
+  source.encoding = pair ? "f32" : stored.c_str();
+  source.wanted = encoding;
+  source.n_groups = static_cast<int64_t>(set.groups.size());
+  source.n_out = set.n_out;
+  source.n_in = set.n_in;
+  source.uses = uses;
+  source.context = &context;
+  source.read_f32 = SourceContext::read_f32;
+  source.raw = SourceContext::raw;
+  source.done = SourceContext::done;
+  return device.prepare(source);
+}
+
+moe::Result<Buffer> WeightLoader::upload(Device& device, const std::vector<float>& values) {
+  MOE_ASSIGN(Buffer buffer, device.alloc(std::max<size_t>(values.size(), 1) * sizeof(float)));
+  MOE_TRY(device.upload(buffer.data(), values.data(), values.size() * sizeof(float)));
+  return buffer;
+}
+
+std::vector<std::string> WeightLoader::unused() const {
+  std::vector<std::string> out;
+  const auto tensors = checkpoint_.tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (used_[i]) continue;
+    const bool ignored = std::any_of(spec_.ignored.begin(), spec_.ignored.end(), [&](const std::string& prefix) { return tensors[i].name.starts_with(expand(prefix, 0, 0)); });
+    if (!ignored) out.emplace_back(tensors[i].name);
+  }
+  return out;
+}
+
+}  // namespace patchbay
