@@ -62,7 +62,7 @@ class Tokenizer {
   Tokenizer& operator=(const Tokenizer&) = delete;
 
   // The ids of `text` in about linear time. Bytes that are not UTF-8 are read as U+FFFD, one for each maximal part of a
-  // character, as Python's errors="replace" does. Fails only for texts over 1 GiB (MOE_INVALID_ARGUMENT) and where a pattern of
+  // character, as Python's errors="replace" does. Fails only for texts over 64 MiB (MOE_INVALID_ARGUMENT) and where a pattern of
   // the file backtracks beyond its budget (MOE_RESOURCE_EXHAUSTED), which those of known models do not.
   [[nodiscard]] moe::Result<std::vector<int32_t>> encode(std::string_view text, EncodeOptions options) const;
   [[nodiscard]] moe::Result<std::vector<int32_t>> encode(std::string_view text, bool add_special) const {
