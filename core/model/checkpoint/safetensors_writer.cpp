@@ -29,15 +29,6 @@ std::string json_string(std::string_view text) {
   return out + '"';
 }
 
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t n = utf8_length(text);
-    if (n == 0) return false;
-    text.remove_prefix(n);
-  }
-  return true;
-}
-
 moe::Error wrong(const TensorDeclaration& tensor, std::string_view rule) {
   return moe::invalid(fmt::format("tensor {}: {}", quoted_name(tensor.name), rule));
 }

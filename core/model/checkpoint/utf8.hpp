@@ -25,4 +25,14 @@ constexpr size_t utf8_length(std::string_view text) {
   return n;
 }
 
+// All of `text` is UTF-8.
+constexpr bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const size_t n = utf8_length(text);
+    if (n == 0) return false;
+    text.remove_prefix(n);
+  }
+  return true;
+}
+
 }  // namespace patchbay
