@@ -1,4 +1,6 @@
 // The backend `reference`: weights as f32, and the SDK's loops for every operation. See README.md.
+#include <unistd.h>
+
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -19,12 +21,24 @@ struct Free {
 };
 using Memory = std::unique_ptr<void, Free>;
 
-// Zeroed; null if there is not as much. Zero bytes give a pointer too.
-Memory allocate(uint64_t n_bytes) {
-  if (n_bytes > std::numeric_limits<uint64_t>::max() / 2) return nullptr;
+// What the machine has at all.
+uint64_t physical_bytes() {
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  const long page_bytes = sysconf(_SC_PAGESIZE);
+  if (pages <= 0 || page_bytes <= 0) return std::numeric_limits<uint64_t>::max() / 2;
+  return static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes);
+}
+
+// Zeroed. Zero bytes give a pointer too.
+moe::Result<Memory> allocate(std::string_view what, uint64_t n_bytes) {
+  const moe::Error error =
+      moe::exhausted(std::string(what) + ": expected " + std::to_string(n_bytes) + " bytes of memory, got less; " +
+                     "the machine has " + std::to_string(physical_bytes()));
+  if (n_bytes > physical_bytes()) return error;  // would be promised, and missed when it is written to
   const uint64_t rounded = (std::max<uint64_t>(n_bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
   Memory memory(std::aligned_alloc(kAlignment, rounded));
-  if (memory != nullptr) std::memset(memory.get(), 0, rounded);
+  if (memory == nullptr) return error;
+  std::memset(memory.get(), 0, rounded);
   return memory;
 }
 
@@ -142,8 +156,7 @@ class Reference final : public moe::Backend {
       return moe::invalid("memory: expected MOE_MEMORY_DEVICE or MOE_MEMORY_HOST_PINNED, got " +
                           std::to_string(memory));
     }
-    Memory bytes = allocate(n_bytes);
-    if (bytes == nullptr) return moe::exhausted("alloc: expected " + std::to_string(n_bytes) + " bytes, got less");
+    MOE_ASSIGN(Memory bytes, allocate("alloc", n_bytes));
     auto buffer = moe::make<moe_buffer>();
     buffer.data = bytes.get();
     buffer.n_bytes = n_bytes;
@@ -166,9 +179,7 @@ class Reference final : public moe::Backend {
     weight->shape[0] = source.n_groups;
     weight->shape[1] = source.n_out;
     weight->shape[2] = source.n_in;
-    weight->memory = allocate(n_bytes);
-    if (weight->memory == nullptr)
-      return moe::exhausted("prepare: expected " + std::to_string(n_bytes) + " bytes, got less");
+    MOE_ASSIGN(weight->memory, allocate("prepare", n_bytes));
     for (int64_t g = 0; g < source.n_groups; ++g) read_group(source, g, kept, *weight);
     auto prepared = moe::make<moe_prepared>();
     prepared.encoding = kept == MOE_F32 ? "f32" : (kept == MOE_BF16 ? "bf16" : "f16");
