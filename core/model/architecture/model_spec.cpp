@@ -30,6 +30,8 @@ moe::Result<TensorPattern> tensor_pattern(const TomlNode& node, const std::strin
   pattern.n_parts = reader.integer("n_parts", 1, 1, 64);
   pattern.part = reader.integer("part", 0, 0, pattern.n_parts - 1);
   pattern.offset = reader.number("offset", 0);
+  pattern.scales = reader.text("scales");
+  pattern.packed = reader.flag("packed", false);
   MOE_TRY(reader.finish());
   if (pattern.name.empty()) return moe::invalid(fmt::format("{}: {}.name: expected a tensor's name, got none", node.where(), subject));
   return pattern;
@@ -40,7 +42,7 @@ moe::Status read_tensors(const TomlNode* table, const std::string& subject, Tens
   if (table->table() == nullptr) return moe::invalid(fmt::format("{}: {}: expected a table, got {}", table->where(), subject, table->type_name()));
   for (const auto& [role, node] : *table->table()) {
     const std::string where = subject + "." + role;
-    if (node.table() != nullptr && node.find("name") == nullptr) continue;  // a sub-table: [tensors.layer], ...
+    if (role == "scales" || (node.table() != nullptr && node.find("name") == nullptr)) continue;  // [tensors.layer], ...
     std::vector<TensorPattern> alternatives;
     if (const auto* list = node.array()) {
       for (const auto& item : *list) {
@@ -107,6 +109,24 @@ class SpecBuilder {
     MOE_TRY(read_tensors(tensors->find("router"), "tensors.router", spec_.router_tensors));
     MOE_TRY(read_tensors(tensors->find("expert"), "tensors.expert", spec_.expert_tensors));
     MOE_TRY(read_tensors(tensors->find("dense"), "tensors.dense", spec_.dense_tensors));
+    // Where a checkpoint stores weights with block scales beside them, it does so for all.
+    if (const TomlNode* scales = tensors->find("scales")) {
+      TableReader reader(*scales, "tensors.scales");
+      const std::string name = reader.text("name");
+      const int64_t rows = reader.integer("rows", 128, 1, 1 << 20);
+      const int64_t cols = reader.integer("cols", 128, 1, 1 << 20);
+      MOE_TRY(reader.finish());
+      for (TensorMap* map : {&spec_.layer_tensors, &spec_.router_tensors, &spec_.expert_tensors, &spec_.dense_tensors}) {
+        for (auto& [role, patterns] : *map) {
+          for (auto& p : patterns) {
+            if (!p.scales.empty()) continue;
+            p.scales = name;
+            p.scale_rows = rows;
+            p.scale_cols = cols;
+          }
+        }
+      }
+    }
     // "ignored" reads as a tensor role whose names are prefixes.
     if (auto it = spec_.tensors.find("ignored"); it != spec_.tensors.end()) {
       for (const auto& p : it->second) spec_.ignored.push_back(p.name);

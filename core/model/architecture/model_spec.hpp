@@ -23,6 +23,12 @@ struct TensorPattern {
   bool interleaved = false;
   // Added to every element (for norms that store w - 1).
   double offset = 0;
+  // The tensor of block scales that belongs to it, if it is in the checkpoint; {tensor} is the name above. One scale covers scale_rows x
+  // scale_cols elements; where `packed`, 32 four-bit elements of a row (MXFP4).
+  std::string scales;
+  int64_t scale_rows = 128;
+  int64_t scale_cols = 128;
+  bool packed = false;
 };
 
 // By role; the first alternative whose tensor exists is taken.

@@ -1,0 +1,400 @@
+#include "core/engine/model.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "core/model/architecture/architecture.hpp"
+#include "core/model/json/json.hpp"
+
+namespace patchbay {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What `precision` means: how prepared weights are kept and what products round their activations to. `auto` and fp32 keep weights as they
+// are stored (losslessly) and compute in f32; the others trade accuracy for speed and memory.
+moe::Result<Precision> precision_of(const std::string& name) {
+  if (name == "auto" || name == "fp32") return Precision{"auto", MOE_F32};
+  if (name == "bf16") return Precision{"bf16", MOE_BF16};
+  if (name == "fp16") return Precision{"f16", MOE_F16};
+  if (name == "int8") return Precision{"int8", MOE_I8};
+  if (name == "int4") return Precision{"int4", MOE_I8};
+  return moe::invalid(fmt::format("model.precision: expected auto | fp32 | fp16 | bf16 | int8 | int4, got \"{}\"", name));
+}
+
+int32_t cache_dtype_of(const EngineSettings& engine, const Precision& precision) {
+  if (engine.cache_dtype == "f32") return MOE_F32;
+  if (engine.cache_dtype == "f16") return MOE_F16;
+  if (engine.cache_dtype == "bf16") return MOE_BF16;
+  return precision.activation == MOE_F32 ? MOE_F32 : MOE_BF16;
+}
+
+struct Layer {
+  StepDevice* attention_device = nullptr;
+  StepDevice* expert_device = nullptr;
+  std::unique_ptr<AttentionPart> attention;
+  std::unique_ptr<FeedForwardPart> ffn;
+  size_t input_slot = 0;  // a copy of the layer's input, where the router wants it
+};
+
+class LoadedModel final : public Model {
+ public:
+  moe::Status build(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host, const LoadProgress& progress);
+  moe::Result<float*> forward(const Batch& batch) override;
+  moe::Result<PlanView> plan(int64_t moe_layer) override;
+  std::vector<Device*> devices() override {
+    std::vector<Device*> out;
+    for (auto& d : step_devices_) out.push_back(&d->device());
+    return out;
+  }
+
+ private:
+  moe::Status read_checkpoint(const Settings& settings);
+  moe::Result<StepDevice*> device_named(const std::string& name, const Settings& settings, Host& host);
+  moe::Status size_cache(const Settings& settings);
+  moe::Status build_layers(const Settings& settings, Host& host, BuildContext& ctx);
+  moe::Status build_head(BuildContext& ctx);
+  moe::Status count_bytes(const Checkpoint& checkpoint);
+  moe::Status copy_between(StepDevice& from_device, const moe_tensor& from, StepDevice& to_device, const moe_tensor& to);
+  moe::Status move_to(StepDevice*& current, StepDevice* next);
+
+  // Declared in the order in which they depend on each other: plugins outlive devices, devices outlive weights.
+  std::shared_ptr<PluginRegistry> registry_;
+  std::vector<std::unique_ptr<Device>> devices_;
+  std::vector<std::unique_ptr<StepDevice>> step_devices_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  StepDevice* main_ = nullptr;  // embedding, head
+  Precision precision_;
+  PreparedWeight embedding_;
+  moe_embed_args embed_args_{};
+  moe::Op embed_op_, gather_op_;
+  Norm output_norm_;
+  PreparedWeight head_weight_;
+  moe_matmul_args head_args_{};
+  moe::Op head_op_;
+  Buffer head_bias_;
+  size_t gathered_slot_ = 0, logits_slot_ = 0;
+  std::vector<Layer> layers_parts_;
+  std::vector<FeedForwardPart*> moe_parts_;
+  std::vector<StepDevice*> moe_devices_;
+  std::vector<float> host_logits_;
+  std::vector<float> staging_;
+  std::vector<int32_t> plan_ids_;
+  std::vector<float> plan_weights_;
+  std::vector<int32_t> plan_count_;
+};
+
+moe::Status LoadedModel::read_checkpoint(const Settings& settings) {
+  const fs::path& path = settings.model.path;
+  if (path.empty()) return moe::invalid("model.path: expected a Hugging Face directory, got none (use --model DIR)");
+  MOE_ASSIGN(const nlohmann::json config, parse_json_file(path / "config.json"));
+  std::vector<fs::path> folders = settings.architecture_paths;
+  folders.push_back(share_dir() / "architectures");
+  MOE_ASSIGN(const ArchitectureLibrary library, ArchitectureLibrary::open(folders));
+  auto spec = library.describe(config, settings.model.architecture, settings.model.context);
+  if (!spec.ok()) return spec.error().in((path / "config.json").string());
+  spec_ = std::move(*spec);
+  MOE_ASSIGN(checkpoint_, open_checkpoint(path));
+  return {};
+}
+
+moe::Result<StepDevice*> LoadedModel::device_named(const std::string& wanted, const Settings& settings, Host& host) {
+  std::string name = wanted;
+  const PluginChoice* choice = nullptr;
+  for (const auto& b : settings.backends) {
+    if (b.plugin == wanted) choice = &b;
+  }
+  Component<moe_backend> component;
+  if (name == "auto") {
+    int32_t best = 0;
+    std::string reasons;
+    for (const auto& candidate : registry_->names("backend")) {
+      MOE_ASSIGN(auto found, registry_->backend(candidate));
+      std::string reason;
+      const int32_t score = backend_score(found, &reason);
+      if (!reason.empty()) reasons += fmt::format("; {}: {}", candidate, reason);
+      if (score <= best) continue;
+      best = score;
+      name = candidate;
+      component = std::move(found);
+    }
+    if (best == 0) return moe::not_found(fmt::format("backend \"auto\": expected one that can run on this machine, got none{}", reasons));
+  }
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    if (devices_[i]->name() == name) return step_devices_[i].get();
+  }
+  if (component.table == nullptr) {
+    MOE_ASSIGN(component, registry_->backend(name));
+  }
+  MOE_ASSIGN(auto device, Device::open(std::move(component), choice == nullptr ? std::vector<GivenOption>{} : choice->options, host));
+  devices_.push_back(std::move(device));
+  step_devices_.push_back(std::make_unique<StepDevice>(*devices_.back()));
+  return step_devices_.back().get();
+}
+
+moe::Status LoadedModel::size_cache(const Settings& settings) {
+  const EngineSettings& e = settings.engine;
+  // Few people want the longest context of a model at all times, and its cache may be larger than the model; this is what a request
+  // may hold unless the configuration says more.
+  constexpr int64_t kDefaultContext = 8192;
+  if (settings.model.context > spec_.context) {
+    return moe::invalid(fmt::format("model.context: expected at most {} (the model's own), got {}", spec_.context, settings.model.context));
+  }
+  context_ = settings.model.context > 0 ? settings.model.context : std::min(spec_.context, kDefaultContext);
+  if (settings.model.context == 0 && spec_.context > kDefaultContext) {
+    notes_.push_back(fmt::format("context: {} of the model's {} tokens; model.context raises it", context_, spec_.context));
+  }
+  limits_.page_tokens = e.page_tokens;
+  limits_.max_sequences = e.batch_size;
+  limits_.max_tokens = std::max(e.batch_tokens, e.batch_size);
+  limits_.max_pages = (context_ + e.page_tokens - 1) / e.page_tokens;
+  const int64_t wanted = e.cache_tokens > 0 ? e.cache_tokens : std::max(context_, std::min(context_ * e.batch_size, kDefaultContext));
+  limits_.n_pages = std::max<int64_t>(1, (wanted + e.page_tokens - 1) / e.page_tokens);
+  if (limits_.n_pages < limits_.max_pages) {
+    context_ = limits_.n_pages * e.page_tokens;
+    limits_.max_pages = limits_.n_pages;
+    notes_.push_back(fmt::format("context: {} tokens, which is what engine.cache_tokens holds", context_));
+  }
+  // Rows of logits in a step: one a sequence in service; whoever wants those of every token takes them in chunks.
+  max_logit_rows_ = limits_.max_sequences;
+  return {};
+}
+
+moe::Status LoadedModel::build_layers(const Settings& settings, Host& host, BuildContext& ctx) {
+  const auto n_layers = static_cast<int64_t>(spec_.layers.size());
+  for (const auto& o : settings.layers) {
+    if (o.first >= n_layers) {
+      return moe::invalid(fmt::format("{}: layer.match: expected layers in [0, {}], got {}", o.where, n_layers - 1, o.first));
+    }
+  }
+  const FeedForwardPart* previous = nullptr;
+  for (int64_t l = 0; l < n_layers; ++l) {
+    ctx.layer = l;
+    const FeedForwardSpec& ffn = spec_.layers[static_cast<size_t>(l)].ffn;
+    std::vector<const PluginChoice*> routers, experts;
+    if (settings.router) routers.push_back(&*settings.router);
+    if (settings.expert) experts.push_back(&*settings.expert);
+    Layer layer;
+    layer.attention_device = layer.expert_device = main_;
+    for (const auto& o : settings.layers) {
+      if (l < o.first || l > o.last) continue;
+      if (o.router) routers.push_back(&*o.router);
+      if (o.expert) experts.push_back(&*o.expert);
+      if (!o.attention_backend.empty()) {
+        MOE_ASSIGN(layer.attention_device, device_named(o.attention_backend, settings, host));
+      }
+      if (!o.expert_backend.empty()) {
+        MOE_ASSIGN(layer.expert_device, device_named(o.expert_backend, settings, host));
+      }
+    }
+    const auto in_layer = [&](const moe::Error& e) { return e.in(fmt::format("layer {}", l)); };
+    auto attention = AttentionPart::build(*layer.attention_device, ctx);
+    if (!attention.ok()) return in_layer(attention.error());
+    layer.attention = std::move(*attention);
+    std::optional<ChosenPart<moe_router>> router;
+    if (ffn.n_experts > 0) {
+      MOE_ASSIGN(router, choose_part<moe_router>(ffn.router, routers, fmt::format("layer {}: router", l), [&](const std::string& name) { return registry_->router(name); }));
+    }
+    MOE_ASSIGN(auto expert, choose_part<moe_expert>(ffn.expert, experts, fmt::format("layer {}: expert", l), [&](const std::string& name) { return registry_->expert(name); }));
+    MOE_ASSIGN(layer.ffn, FeedForwardPart::build(*layer.expert_device, ctx, host, std::move(router), std::move(expert), previous));
+    if (layer.ffn->wants_before_attention()) {
+      layer.input_slot = layer.expert_device->scratch().request("layer_input", static_cast<uint64_t>(limits_.max_tokens * spec_.d_model) * 4);
+    }
+    if (layer.ffn->has_router()) {
+      previous = layer.ffn.get();
+      moe_parts_.push_back(layer.ffn.get());
+      moe_devices_.push_back(layer.expert_device);
+    }
+    layers_.push_back({ffn.n_experts == 0, layer.ffn->router_name(), layer.ffn->expert_name(), layer.attention_device->device().name(),
+                       layer.expert_device->device().name(), ffn.n_experts, layer.ffn->k_max()});
+    layers_parts_.push_back(std::move(layer));
+  }
+  n_moe_layers_ = static_cast<int64_t>(moe_parts_.size());
+  return {};
+}
+
+moe::Status LoadedModel::build_head(BuildContext& ctx) {
+  ctx.layer = 0;
+  const int64_t n = limits_.max_tokens;
+  const int64_t d = spec_.d_model;
+  const int64_t rows = max_logit_rows_;
+  MOE_ASSIGN(const MatrixSet table, ctx.weights.matrices(spec_.tensors, "embed", 0, 1, spec_.n_vocab, d));
+  MOE_ASSIGN(embedding_, ctx.weights.prepare(main_->device(), table, "auto", MOE_USE_EMBED | (spec_.tied ? MOE_USE_MATMUL : 0)));
+  embed_args_ = moe::op_args<moe_embed_args>();
+  embed_args_.table = embedding_.get();
+  embed_args_.scale = spec_.embed_scale;
+  embed_args_.ids = shape_i32({n});
+  embed_args_.out = shape_f32({n, d});
+  MOE_ASSIGN(embed_op_, find_op(*main_, MOE_OP_EMBED, embed_args_));
+  auto gather = moe::op_args<moe_gather_args>();
+  gather.x = shape_f32({n, d});
+  gather.rows = shape_i32({rows});
+  gather.out = shape_f32({rows, d});
+  MOE_ASSIGN(gather_op_, find_op(*main_, MOE_OP_GATHER, gather));
+  MOE_TRY(output_norm_.build(*main_, ctx, spec_.tensors, "output_norm", d, shape_f32({rows, d})));
+  head_args_ = moe::op_args<moe_matmul_args>();
+  head_args_.weight = embedding_.get();
+  if (!spec_.tied) {
+    MOE_ASSIGN(const MatrixSet head, ctx.weights.matrices(spec_.tensors, "head", 0, 1, spec_.n_vocab, d));
+    MOE_ASSIGN(head_weight_, ctx.weights.prepare(main_->device(), head, ctx.precision.encoding));
+    head_args_.weight = head_weight_.get();
+  }
+  if (spec_.head_bias) {
+    MOE_ASSIGN(const auto bias, ctx.weights.vectors(spec_.tensors, "head_bias", 0, 1, spec_.n_vocab));
+    MOE_ASSIGN(head_bias_, WeightLoader::upload(main_->device(), bias));
+    head_args_.bias = moe::tensor(head_bias_.data(), MOE_F32, {spec_.n_vocab}, main_->device().where());
+  }
+  head_args_.scale = spec_.logit_scale;
+  head_args_.soft_cap = spec_.logit_cap;
+  head_args_.activation = spec_.tied ? MOE_F32 : ctx.precision.activation;
+  head_args_.x = shape_f32({rows, d});
+  head_args_.out = shape_f32({rows, spec_.n_vocab});
+  MOE_ASSIGN(head_op_, find_op(*main_, MOE_OP_MATMUL, head_args_));
+  gathered_slot_ = main_->scratch().request("gathered", static_cast<uint64_t>(rows * d) * 4);
+  logits_slot_ = main_->scratch().request("logits", static_cast<uint64_t>(rows * spec_.n_vocab) * 4);
+  return {};
+}
+
+moe::Status LoadedModel::count_bytes(const Checkpoint& checkpoint) {
+  bytes_.weights = embedding_.bytes() + head_weight_.bytes();
+  bytes_.read_per_token = spec_.tied ? embedding_.bytes() : head_weight_.bytes();
+  for (const auto& layer : layers_parts_) {
+    bytes_.weights += layer.attention->weight_bytes() + layer.ffn->weight_bytes();
+    bytes_.read_per_token += layer.attention->weight_bytes() + layer.ffn->weight_bytes() - layer.ffn->routed_bytes();
+    if (layer.ffn->n_experts() > 0) {
+      bytes_.read_per_token += layer.ffn->routed_bytes() / static_cast<uint64_t>(layer.ffn->n_experts()) *
+                               static_cast<uint64_t>(std::min(layer.ffn->k_max(), layer.ffn->n_experts()));
+    }
+    bytes_.cache_per_token += layer.attention->cache_bytes_per_token() + layer.ffn->cache_bytes_per_token();
+  }
+  bytes_.cache = bytes_.cache_per_token * static_cast<uint64_t>(limits_.n_pages * limits_.page_tokens);
+  for (const auto& d : step_devices_) bytes_.scratch += d->total_bytes();
+  if (bytes_.weights == 0 && checkpoint.file_bytes() > 0) return moe::internal("no weights were prepared");
+  return {};
+}
+
+moe::Status LoadedModel::build(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host, const LoadProgress& progress) {
+  registry_ = std::move(registry);
+  MOE_ASSIGN(precision_, precision_of(settings.model.precision));
+  MOE_TRY(read_checkpoint(settings));
+  MOE_TRY(size_cache(settings));
+  MOE_ASSIGN(main_, device_named(settings.backends.front().plugin, settings, host));
+  WeightLoader loader(*checkpoint_, spec_, progress);
+  BuildContext ctx{loader, spec_, limits_, precision_, cache_dtype_of(settings.engine, precision_), 0};
+  MOE_TRY(build_head(ctx));
+  MOE_TRY(build_layers(settings, host, ctx));
+  for (auto& d : step_devices_) {
+    MOE_TRY(d->allocate(limits_, spec_.d_model));
+  }
+  MOE_TRY(count_bytes(*checkpoint_));
+  const auto unused = loader.unused();
+  if (!unused.empty()) {
+    notes_.push_back(fmt::format("{} tensors of the checkpoint are not used: {}{}", unused.size(), fmt::join(unused.begin(), unused.begin() + std::min<std::ptrdiff_t>(3, std::ssize(unused)), ", "),
+                                 unused.size() > 3 ? ", ..." : ""));
+  }
+  checkpoint_.reset();  // everything has been packed: the mapping goes
+  return {};
+}
+
+// A [n, dim] tensor from one device's memory to another's.
+moe::Status LoadedModel::copy_between(StepDevice& from_device, const moe_tensor& from, StepDevice& to_device, const moe_tensor& to) {
+  const auto n_bytes = static_cast<uint64_t>(from.shape[0] * from.shape[1]) * 4;
+  if (from_device.device().host_visible()) return to_device.device().upload(to.data, from.data, n_bytes);
+  if (to_device.device().host_visible()) return from_device.device().download(to.data, from.data, n_bytes);
+  staging_.resize(n_bytes / 4);
+  MOE_TRY(from_device.device().download(staging_.data(), from.data, n_bytes));
+  MOE_TRY(to_device.device().upload(to.data, staging_.data(), n_bytes));
+  return to_device.device().sync();
+}
+
+// The residual stream follows the layer's parts from backend to backend.
+moe::Status LoadedModel::move_to(StepDevice*& current, StepDevice* next) {
+  if (current == next) return {};
+  MOE_TRY(copy_between(*current, current->x(), *next, next->x()));
+  current = next;
+  return {};
+}
+
+moe::Result<float*> LoadedModel::forward(const Batch& batch) {
+  for (auto& d : step_devices_) MOE_TRY(d->upload(batch));
+  moe_embed_args embed = embed_args_;
+  embed.ids = main_->ids();
+  embed.out = main_->x();
+  MOE_TRY(main_->launch(embed_op_, embed));
+  StepDevice* current = main_;
+  for (auto& layer : layers_parts_) {
+    MOE_TRY(move_to(current, layer.attention_device));
+    moe_tensor input = moe::absent();
+    if (layer.ffn->wants_before_attention()) {
+      input = layer.expert_device->scratch_f32(layer.input_slot, {batch.n_tokens(), spec_.d_model});
+      MOE_TRY(copy_between(*current, current->x(), *layer.expert_device, input));
+    }
+    MOE_TRY(layer.attention->forward(*layer.attention_device));
+    MOE_TRY(move_to(current, layer.expert_device));
+    MOE_TRY(layer.ffn->forward(*layer.expert_device, input));
+  }
+  MOE_TRY(move_to(current, main_));
+  const auto rows = static_cast<int64_t>(batch.logit_rows.size());
+  if (rows == 0) return host_logits_.data();
+  moe_tensor wanted = main_->x();
+  const moe_tensor gathered = main_->scratch_f32(gathered_slot_, {rows, spec_.d_model});
+  if (rows != batch.n_tokens()) {
+    auto gather = moe::op_args<moe_gather_args>();
+    gather.x = main_->x();
+    gather.rows = main_->logit_rows();
+    gather.out = gathered;
+    MOE_TRY(main_->launch(gather_op_, gather));
+    wanted = gathered;
+  }
+  MOE_TRY(output_norm_.run(*main_, wanted, gathered));
+  moe_matmul_args head = head_args_;
+  head.x = gathered;
+  head.out = main_->scratch_f32(logits_slot_, {rows, spec_.n_vocab});
+  MOE_TRY(main_->launch(head_op_, head));
+  if (main_->device().host_visible()) return static_cast<float*>(head.out.data);
+  host_logits_.resize(static_cast<size_t>(rows * spec_.n_vocab));
+  MOE_TRY(main_->device().download(host_logits_.data(), head.out.data, host_logits_.size() * 4));
+  return host_logits_.data();
+}
+
+moe::Result<Model::PlanView> LoadedModel::plan(int64_t moe_layer) {
+  const FeedForwardPart& part = *moe_parts_[static_cast<size_t>(moe_layer)];
+  Device& device = moe_devices_[static_cast<size_t>(moe_layer)]->device();
+  const moe_plan& p = part.plan();
+  const auto n = static_cast<size_t>(p.ids.shape[0]);
+  const auto k = static_cast<size_t>(part.k_max());
+  PlanView view;
+  view.k = part.k_max();
+  view.n_experts = part.n_ids();
+  if (device.host_visible() && !moe::present(p.count)) {
+    view.ids = {static_cast<const int32_t*>(p.ids.data), n * k};
+    view.weights = {static_cast<const float*>(p.weights.data), n * k};
+    return view;
+  }
+  plan_ids_.resize(n * k);
+  plan_weights_.resize(n * k);
+  MOE_TRY(device.download(plan_ids_.data(), p.ids.data, n * k * 4));
+  MOE_TRY(device.download(plan_weights_.data(), p.weights.data, n * k * 4));
+  if (moe::present(p.count)) {
+    plan_count_.resize(n);
+    MOE_TRY(device.download(plan_count_.data(), p.count.data, n * 4));
+    for (size_t i = 0; i < n; ++i) {
+      for (auto j = static_cast<size_t>(std::max(0, plan_count_[i])); j < k; ++j) plan_ids_[i * k + j] = -1;
+    }
+  }
+  view.ids = plan_ids_;
+  view.weights = plan_weights_;
+  return view;
+}
+
+}  // namespace
+
+moe::Result<std::shared_ptr<Model>> Model::load(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host, const LoadProgress& progress) {
+  auto model = std::make_shared<LoadedModel>();
+  MOE_TRY(model->build(settings, std::move(registry), host, progress));
+  return std::shared_ptr<Model>(std::move(model));
+}
+
+}  // namespace patchbay

@@ -1,0 +1,81 @@
+// A model on its devices: weights, cache and the forward pass.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/config/settings.hpp"
+#include "core/engine/cache.hpp"
+#include "core/engine/feed_forward.hpp"
+#include "core/engine/step.hpp"
+#include "core/engine/weights.hpp"
+#include "core/plugin/registry.hpp"
+
+namespace patchbay {
+
+// What one token's forward pass reads, for judging speed against the machine's bandwidth.
+struct ModelBytes {
+  uint64_t weights = 0;            // all of them, as prepared
+  uint64_t read_per_token = 0;     // at batch 1: everything but the routed experts that are not chosen, and the embedding table
+  uint64_t cache_per_token = 0;    // that one cached token takes
+  uint64_t cache = 0;              // the whole paged cache
+  uint64_t scratch = 0;
+};
+
+// One layer, for inspection.
+struct LayerInfo {
+  bool dense = false;
+  std::string router;
+  std::string expert;
+  std::string attention_backend;
+  std::string expert_backend;
+  int64_t n_experts = 0;
+  int64_t k = 0;
+};
+
+class Model {
+ public:
+  // Reads the checkpoint in settings.model.path and builds it on the configured backends. Everything that can be wrong with the
+  // checkpoint, the configuration or a plugin is found here; a step cannot fail by them. Errors are one line.
+  static moe::Result<std::shared_ptr<Model>> load(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host,
+                                                  const LoadProgress& progress);
+  virtual ~Model() = default;
+
+  // The logits [batch.logit_rows, n_vocab] f32 in host memory, valid until the next call.
+  virtual moe::Result<float*> forward(const Batch& batch) = 0;
+
+  // The last step's decisions of MoE layer i (counted among MoE layers), in host memory: ids [n, k] and weights [n, k]; ids from count on are
+  // -1. Valid until the next call of either.
+  struct PlanView {
+    std::span<const int32_t> ids;
+    std::span<const float> weights;
+    int64_t k = 0;
+    int64_t n_experts = 0;
+  };
+  virtual moe::Result<PlanView> plan(int64_t moe_layer) = 0;
+
+  [[nodiscard]] const ModelSpec& spec() const { return spec_; }
+  [[nodiscard]] const StepLimits& limits() const { return limits_; }
+  [[nodiscard]] int64_t context() const { return context_; }
+  [[nodiscard]] int64_t n_moe_layers() const { return n_moe_layers_; }
+  [[nodiscard]] int64_t max_logit_rows() const { return max_logit_rows_; }
+  [[nodiscard]] const ModelBytes& bytes() const { return bytes_; }
+  [[nodiscard]] const std::vector<LayerInfo>& layers() const { return layers_; }
+  [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
+  virtual std::vector<Device*> devices() = 0;
+
+ protected:
+  ModelSpec spec_;
+  StepLimits limits_;
+  int64_t context_ = 0;
+  int64_t n_moe_layers_ = 0;
+  int64_t max_logit_rows_ = 0;
+  ModelBytes bytes_;
+  std::vector<LayerInfo> layers_;
+  std::vector<std::string> notes_;
+};
+
+}  // namespace patchbay

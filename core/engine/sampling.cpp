@@ -1,0 +1,156 @@
+#include "core/engine/sampling.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "core/plugin/nearest.hpp"
+#include "moe/sdk/compute.hpp"
+
+namespace patchbay {
+namespace {
+
+// What a chain is made of when the configuration names none: all neutral by their defaults, in the order that people expect from other
+// engines (penalties look at the model's logits, temperature comes before the cuts).
+constexpr const char* kDefaultLinks[] = {"penalties", "logit_bias", "temperature", "top_k", "top_p", "min_p", "pick"};
+
+OptionScalar to_option(const SamplingParameter& p) {
+  return std::visit([](const auto& v) { return OptionScalar(v); }, p.value);
+}
+
+// The link's option that a request's parameter means; null if it has none.
+const moe_option* option_for(const moe_component& c, const std::string& parameter) {
+  for (uint32_t i = 0; i < c.n_options; ++i) {
+    const moe_option& o = c.options[i];
+    if ((o.flags & MOE_OPTION_REQUEST) == 0) continue;
+    if (parameter == o.key || (parameter == c.name && std::string_view(o.key) == "value")) return &o;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+ChainState::~ChainState() {
+  for (size_t i = 0; i < states_.size(); ++i) links_[i]->destroy(states_[i]);
+}
+
+moe::Result<std::shared_ptr<const SamplerChain>> SamplerChain::build(const std::vector<PluginChoice>& samplers, PluginRegistry& registry, int64_t n_vocab) {
+  auto chain = std::make_shared<SamplerChain>();
+  chain->n_vocab_ = n_vocab;
+  std::vector<PluginChoice> choices = samplers;
+  if (choices.empty()) {
+    for (const char* name : kDefaultLinks) choices.push_back({name, {}, ""});
+  }
+  for (size_t i = 0; i < choices.size(); ++i) {
+    auto component = registry.sampler(choices[i].plugin);
+    if (!component.ok()) return choices[i].where.empty() ? component.error() : component.error().in(choices[i].where);
+    const bool picks = (component->header().capabilities & MOE_CAP_PICKS) != 0;
+    if (picks && i + 1 < choices.size()) {
+      return moe::invalid(fmt::format("{}sampler \"{}\": it picks the token, so expected it last, got it before \"{}\"",
+                                      choices[i].where.empty() ? "" : choices[i].where + ": ", choices[i].plugin, choices[i + 1].plugin));
+    }
+    chain->links_.push_back({std::move(*component), choices[i].options});
+    if (!picks && i + 1 == choices.size()) choices.push_back({"pick", {}, ""});
+  }
+  // The configuration's own values are checked once, here.
+  MOE_ASSIGN(const ChainState probe, chain->start({}));
+  return std::shared_ptr<const SamplerChain>(std::move(chain));
+}
+
+moe::Result<ChainState> SamplerChain::start(const std::vector<SamplingParameter>& parameters) const {
+  std::vector<std::vector<GivenOption>> given;
+  for (const auto& link : links_) given.push_back(link.options);
+  for (const auto& p : parameters) {
+    bool known = false;
+    for (size_t i = 0; i < links_.size() && !known; ++i) {
+      if (const moe_option* option = option_for(links_[i].component.header(), p.name)) {
+        given[i].push_back({option->key, to_option(p), ""});
+        known = true;
+      }
+    }
+    if (!known) {
+      const auto all = names();
+      return moe::invalid(fmt::format("sampling: expected one of {}, got \"{}\"{}", fmt::join(all, ", "), p.name, did_you_mean(p.name, all)));
+    }
+  }
+  ChainState state;
+  for (size_t i = 0; i < links_.size(); ++i) {
+    const moe_sampler* table = links_[i].component.table;
+    MOE_ASSIGN(const OptionValues values, check_options(table->component, given[i], table->component.name));
+    moe_sampler_state* one = nullptr;
+    moe::MessageBuffer message;
+    const moe_status status = table->create(values.data(), values.size(), n_vocab_, &one, message.get());
+    if (status != MOE_OK) return message.error(status).in(fmt::format("sampler \"{}\"", table->component.name));
+    state.links_.push_back(table);
+    state.states_.push_back(one);
+  }
+  return state;
+}
+
+std::vector<std::string> SamplerChain::names() const {
+  std::vector<std::string> out;
+  for (const auto& link : links_) {
+    const moe_component& c = link.component.header();
+    for (uint32_t i = 0; i < c.n_options; ++i) {
+      if ((c.options[i].flags & MOE_OPTION_REQUEST) == 0) continue;
+      out.emplace_back(std::string_view(c.options[i].key) == "value" ? c.name : c.options[i].key);
+    }
+  }
+  return out;
+}
+
+void SamplerChain::sample(std::vector<SampleRow>& rows) const {
+  std::vector<moe_sample_row> active;
+  std::vector<size_t> origin;
+  for (size_t i = 0; i < links_.size(); ++i) {
+    const moe_sampler* link = links_[i].component.table;
+    active.clear();
+    origin.clear();
+    for (size_t r = 0; r < rows.size(); ++r) {
+      SampleRow& row = rows[r];
+      if (row.token != -1 || !row.problem.empty()) continue;
+      moe_sampler_state* state = row.state->states_[i];
+      if (link->is_identity != nullptr && link->is_identity(state) != 0) continue;
+      moe_sample_row out{};
+      out.state = state;
+      out.logits = row.logits;
+      out.history = row.history->data();
+      out.n_history = static_cast<int64_t>(row.history->size());
+      out.n_prompt = row.n_prompt;
+      out.seed = row.seed;
+      out.counter = static_cast<uint64_t>(out.n_history - row.n_prompt);
+      out.picked = -1;
+      active.push_back(out);
+      origin.push_back(r);
+    }
+    if (active.empty()) continue;
+    moe_sample_args args = moe::make<moe_sample_args>();
+    args.n_rows = static_cast<int64_t>(active.size());
+    args.n_vocab = n_vocab_;
+    args.rows = active.data();
+    moe::MessageBuffer message;
+    const moe_status status = link->apply(&args, message.get());
+    for (size_t a = 0; a < active.size(); ++a) {
+      SampleRow& row = rows[origin[a]];
+      row.token = active[a].picked;
+      if (status != MOE_OK) row.problem = fmt::format("sampler \"{}\": {}", link->component.name, message.text());
+    }
+  }
+  for (auto& row : rows) {
+    if (!row.problem.empty()) continue;
+    if (row.token < -1) {
+      row.problem = "logits: expected finite numbers, got NaN or nothing that may be chosen";
+    } else if (row.token < 0 || row.token >= n_vocab_) {
+      row.problem = fmt::format("sampler chain: expected a token in [0, {}), got {}", n_vocab_, row.token);
+    }
+  }
+}
+
+void SamplerChain::accept(ChainState& state, int32_t token) const {
+  for (size_t i = 0; i < links_.size(); ++i) {
+    if (links_[i].component->accept != nullptr) links_[i].component->accept(state.states_[i], token);
+  }
+}
+
+}  // namespace patchbay
