@@ -36,10 +36,12 @@ class Path {
     return out;
   }
 
-  Result<Value> read(Interpreter& in, Value value) const {
+  // What is missing on the way, at any part, becomes the default if there is one.
+  Result<Value> read(Interpreter& in, Value value, const Value* otherwise = nullptr) const {
     for (const Value& key : keys_) {
       MOE_TRY(in.step());
       MOE_ASSIGN(value, in.item(value, key));
+      if (otherwise != nullptr && value.is_undefined()) value = *otherwise;
     }
     return value;
   }
@@ -201,8 +203,7 @@ Result<Value> groupby_filter(Interpreter& in, const Value& input, Args& args) {
   MOE_ASSIGN(const Path path, Path::of(*p.get(0)));
   std::vector<Keyed> keyed;
   for (const Value& item : items->items) {
-    MOE_ASSIGN(Value key, path.read(in, item));
-    if (key.is_undefined() && p.given(1) != nullptr) key = *p.given(1);
+    MOE_ASSIGN(Value key, path.read(in, item, p.given(1)));
     if (key.str() != nullptr && !p.truthy(2, false)) {
       MOE_ASSIGN(key, in.text(to_lower(key.str()->text)));
     }
@@ -214,11 +215,16 @@ Result<Value> groupby_filter(Interpreter& in, const Value& input, Args& args) {
     const size_t begin = i;
     Items members;
     for (; i < keyed.size() && equal(keyed[i].first, keyed[begin].first); ++i) members.push_back(keyed[i].second);
-    MOE_ASSIGN(Value name, path.read(in, members[0]));  // as it was written, not folded
-    if (name.is_undefined()) name = keyed[begin].first;
+    MOE_ASSIGN(Value name, path.read(in, members[0], p.given(1)));  // as it was written, not folded
     MOE_ASSIGN(Value list, in.list(std::move(members)));
-    MOE_ASSIGN(Value group, in.list({std::move(name), std::move(list)}, Flavor::kTuple));
-    groups.push_back(std::move(group));
+    MOE_ASSIGN(const Value pair, in.list({std::move(name), std::move(list)}, Flavor::kTuple));
+    auto group = std::make_shared<List>();  // the same pair, with names
+    group->items = pair.list()->items;
+    group->flavor = Flavor::kTuple;
+    group->is_group = true;
+    group->depth = pair.depth();
+    group->weight = pair.weight();
+    groups.emplace_back(std::shared_ptr<const List>(std::move(group)));
   }
   return in.list(std::move(groups));
 }
@@ -279,8 +285,7 @@ Result<Value> map_filter(Interpreter& in, const Value& input, Args& args) {
     MOE_ASSIGN(const Params p, Params::bind("map", args, {"attribute", "default"}, 1));
     MOE_ASSIGN(const Path path, Path::of(*p.get(0)));
     for (const Value& item : items->items) {
-      MOE_ASSIGN(Value value, path.read(in, item));
-      if (value.is_undefined() && p.given(1) != nullptr) value = *p.given(1);
+      MOE_ASSIGN(Value value, path.read(in, item, p.given(1)));
       out.push_back(std::move(value));
     }
     return in.list(std::move(out), Flavor::kGenerator);

@@ -295,6 +295,9 @@ class Lexer {
         }
       }
     }
+    if (base == 10 && !real && r[0] == '0') {  // 007 is no number
+      for (end = 1; end < r.size() && (r[end] == '0' || r.substr(end, 2) == "_0");) ++end;
+    }
     std::string text(r.substr(0, end));
     text.erase(std::remove(text.begin(), text.end(), '_'), text.end());
     add(real ? TokenKind::kFloat : TokenKind::kInteger, std::move(text));

@@ -117,6 +117,9 @@ Result<Value> slice_text(Interpreter& in, const Str& s, const Range& range) {
 Result<Value> Interpreter::attribute(const Value& of, std::string_view name) {
   if (of.is_undefined()) return undefined_error(of);
   if (of.object() != nullptr) return of.object()->attribute(*this, name);
+  if (const List* l = of.list(); l != nullptr && l->is_group && (name == "grouper" || name == "list")) {
+    return l->items[name == "grouper" ? 0 : 1];
+  }
   bool found = false;
   Value method = method_of(of, name, found);
   if (found) return method;
@@ -141,7 +144,7 @@ Result<Value> Interpreter::item(const Value& of, const Value& key) {
     }
   }
   if (const Str* name = key.str()) {
-    if (of.object() != nullptr) return of.object()->attribute(*this, name->text);
+    if (of.dict() == nullptr) return attribute(of, name->text);
     bool found = false;
     Value method = method_of(of, name->text, found);
     return found ? method : missing_attribute(of, name->text);

@@ -182,15 +182,17 @@ Result<ExprPtr> Parser::comparison() {
 }
 
 Result<ExprPtr> Parser::binary(Rule operand, std::initializer_list<std::pair<std::string_view, Op>> operators) {
+  int line = now().line;
   MOE_ASSIGN(ExprPtr node, (this->*operand)());
   while (true) {
     const auto* found =
         std::find_if(operators.begin(), operators.end(), [&](const auto& o) { return sees_op(o.first); });
     if (found == operators.end()) return node;
-    const int line = take().line;
+    take();
     MOE_ASSIGN(ExprPtr right, (this->*operand)());
     MOE_ASSIGN(node, make(ExprKind::kBinary, line, list_of(std::move(node), std::move(right))));
     node->op = found->second;
+    line = now().line;
   }
 }
 

@@ -73,6 +73,7 @@ class Parser {
   Status statement(Body& body);
   Result<std::unique_ptr<Stmt>> statement_of(const std::string& word, int line);
   Result<std::unique_ptr<Stmt>> output_statement();
+  Result<std::unique_ptr<Stmt>> print_statement();
   Status set_statement(Stmt& s);
   Status if_statement(Stmt& s);
   Status for_statement(Stmt& s);

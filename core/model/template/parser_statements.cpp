@@ -62,6 +62,20 @@ Result<std::unique_ptr<Stmt>> Parser::output_statement() {
   return s;
 }
 
+// {% print a, b %}: both, one after the other.
+Result<std::unique_ptr<Stmt>> Parser::print_statement() {
+  auto s = std::make_unique<Stmt>();
+  s->kind = StmtKind::kOutput;
+  s->line = now().line;
+  std::vector<ExprPtr> parts;
+  do {
+    MOE_ASSIGN(ExprPtr part, expression());
+    parts.push_back(std::move(part));
+  } while (skip_op(","));
+  MOE_ASSIGN(s->expr, make(ExprKind::kConcat, s->line, std::move(parts)));
+  return s;
+}
+
 // One block, after its "{%" and up to its last "%}".
 Status Parser::statement(Body& body) {
   if (!sees(TokenKind::kName)) return unexpected("a tag's name");
@@ -74,7 +88,7 @@ Status Parser::statement(Body& body) {
 }
 
 Result<std::unique_ptr<Stmt>> Parser::statement_of(const std::string& word, int line) {
-  if (word == "print") return output_statement();
+  if (word == "print") return print_statement();
   auto s = std::make_unique<Stmt>();
   s->line = line;
   Status status;

@@ -192,7 +192,7 @@ class JsonWriter {
       if (const size_t at = kPlain.find(c[0]); at != std::string_view::npos && c.size() == 1) {
         out_ += '\\';
         out_ += kNames[at];
-      } else if (static_cast<unsigned char>(c[0]) < 0x20 && c.size() == 1) {
+      } else if (c.size() == 1 && (static_cast<unsigned char>(c[0]) < 0x20 || (style_.ensure_ascii && c[0] == 0x7F))) {
         escape(static_cast<unsigned char>(c[0]));
       } else if (style_.ensure_ascii && c.size() > 1) {
         const char32_t code = decode(c);

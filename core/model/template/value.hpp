@@ -77,6 +77,7 @@ enum class Flavor : uint8_t { kList, kTuple, kRange, kItems, kKeys, kValues, kGe
 struct List {
   std::vector<Value> items;
   Flavor flavor = Flavor::kList;
+  bool is_group = false;  // of groupby: a tuple whose items are also .grouper and .list
   size_t depth = 1;
   size_t weight = 1;
   mutable bool consumed = false;  // generators only
