@@ -40,11 +40,17 @@ moe::Status TokenTable::add(std::string_view text, int64_t id, bool in_model) {
     ++n_texts_;
     if (index >= tokens_.size()) tokens_.resize(index + 1);
     tokens_[index].text = {static_cast<uint32_t>(texts_.size()), static_cast<uint32_t>(text.size())};
+    tokens_[index].shown = tokens_[index].text;
     texts_ += text;
   }
   tokens_[index].used = true;
   tokens_[index].in_model |= in_model;
   return {};
+}
+
+void TokenTable::set_shown(int32_t id, std::string_view shown) {
+  tokens_[static_cast<size_t>(id)].shown = {static_cast<uint32_t>(texts_.size()), static_cast<uint32_t>(shown.size())};
+  texts_ += shown;
 }
 
 void TokenTable::set_bytes(int32_t id, std::string_view bytes) {

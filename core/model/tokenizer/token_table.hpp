@@ -21,6 +21,8 @@ class TokenTable {
   // MOE_INVALID_ARGUMENT: an id that is out of range or taken by another text, or a text that has another id.
   moe::Status add(std::string_view text, int64_t id, bool in_model);
   void mark_special(int32_t id) { tokens_[static_cast<size_t>(id)].special = true; }
+  // Sets what decoding starts from where that is not the token's text.
+  void set_shown(int32_t id, std::string_view shown);
   // Sets what token_bytes() gives.
   void set_bytes(int32_t id, std::string_view bytes);
 
@@ -33,6 +35,7 @@ class TokenTable {
   }
   // Only after has(id).
   [[nodiscard]] std::string_view text(int32_t id) const { return slice(texts_, tokens_[static_cast<size_t>(id)].text); }
+  [[nodiscard]] std::string_view shown(int32_t id) const { return slice(texts_, tokens_[static_cast<size_t>(id)].shown); }
   [[nodiscard]] std::string_view bytes(int32_t id) const { return slice(bytes_, tokens_[static_cast<size_t>(id)].bytes); }
   [[nodiscard]] bool in_model(int32_t id) const { return tokens_[static_cast<size_t>(id)].in_model; }
   [[nodiscard]] bool special(int32_t id) const { return tokens_[static_cast<size_t>(id)].special; }
@@ -47,6 +50,7 @@ class TokenTable {
   };
   struct Token {
     Slice text;
+    Slice shown;
     Slice bytes;
     bool used = false;
     bool in_model = false;

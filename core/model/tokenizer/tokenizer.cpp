@@ -121,11 +121,13 @@ moe::Result<std::unique_ptr<Tokenizer>> TokenizerBuilder::build(TokenizerParts p
     if (auto done = parts.normalizer.apply(normalized.content); !done.ok()) {
       return done.error().in(fmt::format("added token {}", token.id));
     }
+    // Decoding gives the normalized form too, as Hugging Face's library does.
+    if (normalized.content != token.content) parts.table->set_shown(token.id, normalized.content);
     impl->normalized_tokens.add(std::move(normalized));
   }
   for (size_t i = 0; i < parts.table->size(); ++i) {
     const auto id = static_cast<int32_t>(i);
-    if (parts.table->has(id)) parts.table->set_bytes(id, decoded_bytes(parts.decoder, parts.table->text(id)));
+    if (parts.table->has(id)) parts.table->set_bytes(id, decoded_bytes(parts.decoder, parts.table->shown(id)));
   }
   impl->parts = std::move(parts);
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
@@ -156,7 +158,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
   std::string out;
   DecoderChain chain(impl_->parts.decoder, out);
   for (const int32_t id : ids) {
-    if (table.has(id) && !(skip_special && table.special(id))) chain.push(table.text(id));
+    if (table.has(id) && !(skip_special && table.special(id))) chain.push(table.shown(id));
   }
   chain.flush();
   return out;
@@ -201,7 +203,7 @@ StreamDecoder& StreamDecoder::operator=(StreamDecoder&&) noexcept = default;
 
 std::string StreamDecoder::push(int32_t id) {
   if (!impl_->table.has(id) || (impl_->skip_special && impl_->table.special(id))) return {};
-  impl_->chain.push(impl_->table.text(id));
+  impl_->chain.push(impl_->table.shown(id));
   return std::exchange(impl_->out, {});
 }
 
