@@ -159,41 +159,57 @@ inline Status check_activation(moe_activation_type type) {
 }
 
 // --- products
-// -----------------------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------
 
 // Rows of a weight that are multiplied side by side. Each output is still one sum in the order of the input: four of
 // them are four chains of additions, where one chain would wait for each addition to end.
 inline constexpr int64_t kTile = 4;
 
-// What one thread needs to pack a tile of rows of n_in elements: doubles, and one row of floats for weights that are
-// not f32.
-struct PackSpace {
-  double* packed;
-  float* scratch;
+// Doubles that one thread needs to hold a tile of rows of n_in elements.
+inline int64_t tile_doubles(int64_t n_in) { return kTile * n_in + (n_in + 1) / 2; }
+
+// Up to kTile rows of a weight, ready to be multiplied. For one token that is where they lie (or a copy as f32); for
+// more they are packed as doubles [n_in, kTile], so that the rows side by side fill a vector. The sums are the same
+// bits.
+struct Tile {
+  const float* rows[kTile] = {};
+  const double* packed = nullptr;
 };
 
-inline int64_t pack_doubles(int64_t n_in) { return kTile * n_in + (n_in + 1) / 2 + 8; }
-inline PackSpace pack_space(double* memory, int64_t n_in) {
-  return {memory, reinterpret_cast<float*>(memory + kTile * n_in)};
+// Rows [row, row + n_rows) of a matrix for n tokens; `memory` has tile_doubles(n_in). Missing rows repeat the last:
+// their sums mean nothing.
+inline Tile load_tile(const LoopContext& ctx, const moe_weight* weight, int64_t group, int64_t row, int64_t n_rows,
+                      int64_t n_in, int64_t n, double* memory) {
+  Tile tile;
+  if (n <= 1) {
+    auto* scratch = reinterpret_cast<float*>(memory);
+    for (int64_t r = 0; r < kTile; ++r) {
+      tile.rows[r] = r < n_rows ? ctx.rows->row(weight, group, row + r, scratch + r * n_in) : tile.rows[n_rows - 1];
+    }
+    return tile;
+  }
+  tile.packed = memory;
+  auto* scratch = reinterpret_cast<float*>(memory + kTile * n_in);
+  for (int64_t r = 0; r < kTile; ++r) {
+    const float* w = ctx.rows->row(weight, group, row + std::min(r, n_rows - 1), scratch);
+    for (int64_t k = 0; k < n_in; ++k) memory[k * kTile + r] = w[k];
+  }
+  return tile;
 }
 
-// Rows [row, row + n_rows) of a matrix as doubles [n_in, kTile], missing rows zero.
-inline void pack_tile(const LoopContext& ctx, const moe_weight* weight, int64_t group, int64_t row, int64_t n_rows,
-                      int64_t n_in, const PackSpace& space) {
-  for (int64_t r = 0; r < kTile; ++r) {
-    double* out = space.packed + r;
-    if (r >= n_rows) {
-      for (int64_t k = 0; k < n_in; ++k) out[k * kTile] = 0.0;
-      continue;
-    }
-    const float* w = ctx.rows->row(weight, group, row + r, space.scratch);
-    for (int64_t k = 0; k < n_in; ++k) out[k * kTile] = w[k];
+// acc[r] = sum_k x[k] * rows[r][k], k ascending.
+inline void multiply_plain(const float* const* rows, const float* x, int64_t n_in, double* acc) {
+  double sum[kTile] = {};
+  for (int64_t k = 0; k < n_in; ++k) {
+    const double v = x[k];
+    for (int r = 0; r < kTile; ++r) sum[r] += v * rows[r][k];
   }
+  std::copy_n(sum, kTile, acc);
 }
 
 // acc[t][r] = sum_k x[t][k] * packed[k][r] for T tokens, k ascending.
 template <int T>
-inline void multiply_tile(const double* packed, const float* const* x, int64_t n_in, double (*acc)[kTile]) {
+inline void multiply_packed(const double* packed, const float* const* x, int64_t n_in, double (*acc)[kTile]) {
   double sum[T][kTile] = {};
   for (int64_t k = 0; k < n_in; ++k) {
     const double* w = packed + k * kTile;
@@ -205,20 +221,27 @@ inline void multiply_tile(const double* packed, const float* const* x, int64_t n
   std::memcpy(acc, sum, sizeof(sum));
 }
 
-// Multiplies the packed tile with the rows x_of(0) .. x_of(n - 1), and gives each to sink(i, const double sums[kTile]).
+// Multiplies the tile with the rows x_of(0) .. x_of(n - 1), and gives each to sink(i, const double sums[kTile]).
 template <typename XOf, typename Sink>
-void multiply_rows(const double* packed, int64_t n_in, int64_t n, XOf&& x_of, Sink&& sink) {
+void multiply_rows(const Tile& tile, int64_t n_in, int64_t n, XOf&& x_of, Sink&& sink) {
   double acc[2][kTile];
+  if (tile.packed == nullptr) {
+    for (int64_t i = 0; i < n; ++i) {
+      multiply_plain(tile.rows, x_of(i), n_in, acc[0]);
+      sink(i, acc[0]);
+    }
+    return;
+  }
   int64_t i = 0;
   for (; i + 2 <= n; i += 2) {
     const float* x[2] = {x_of(i), x_of(i + 1)};
-    multiply_tile<2>(packed, x, n_in, acc);
+    multiply_packed<2>(tile.packed, x, n_in, acc);
     sink(i, acc[0]);
     sink(i + 1, acc[1]);
   }
   if (i < n) {
     const float* x[1] = {x_of(i)};
-    multiply_tile<1>(packed, x, n_in, acc);
+    multiply_packed<1>(tile.packed, x, n_in, acc);
     sink(i, acc[0]);
   }
 }

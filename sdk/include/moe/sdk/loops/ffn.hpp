@@ -8,12 +8,12 @@ namespace moe::loops {
 
 // A pair is one (token, j): number token * k + j. Pairs are sorted by expert, so that an expert's rows are read once.
 struct FfnSpace {
-  int64_t* begin;     // [n_experts + 1]: where each expert's pairs begin
-  int32_t* pairs;     // [n_pairs]
-  float* x;           // the products' input, where it is not args.x itself: [n_pairs, d_model] or [n, d_model]
-  float* hidden;      // [n_pairs, width]: act(gate, up)
-  double* packs;      // [n_threads, 2 * pack_doubles(max(d_model, width))]
-  double* down_sums;  // [n_threads, n_pairs, kTile]
+  int64_t* begin;  // [n_experts + 1]: where each expert's pairs begin
+  int32_t* pairs;  // [n_pairs]
+  float* x;        // the products' input, where it is not args.x itself: [n_pairs, d_model] or [n, d_model]
+  float* hidden;   // [n_pairs, width]: act(gate, up)
+  double* tiles;   // [n_threads, tile_doubles(max(d_model, width))]
+  double* sums;    // [n_threads, n_pairs, kTile]: of one tile's products
 
   FfnSpace(Arena& arena, const moe_ffn_args& args, const LoopContext& ctx) {
     const int64_t n = args.x.shape[0];
@@ -24,8 +24,8 @@ struct FfnSpace {
     pairs = arena.take<int32_t>(n_pairs);
     x = own_x || args.activation != MOE_F32 ? arena.take<float>((own_x ? n_pairs : n) * d_model) : nullptr;
     hidden = arena.take<float>(n_pairs * args.width);
-    packs = arena.take<double>(n_threads(ctx) * 2 * pack_doubles(std::max(d_model, args.width)));
-    down_sums = arena.take<double>(n_threads(ctx) * n_pairs * kTile);
+    tiles = arena.take<double>(n_threads(ctx) * tile_doubles(std::max(d_model, args.width)));
+    sums = arena.take<double>(n_threads(ctx) * n_pairs * kTile);
   }
 };
 
@@ -59,8 +59,11 @@ class FfnLoop {
     return std::max<int64_t>(1, n_ * k_ / std::max<int64_t>(1, a_.n_experts));
   }
   [[nodiscard]] float* hidden(int64_t pair) const { return s_.hidden + pair * a_.width; }
-  [[nodiscard]] PackSpace pack(int32_t thread, int64_t which, int64_t n_in) const {
-    return pack_space(s_.packs + (2 * thread + which) * pack_doubles(std::max(d_model_, a_.width)), n_in);
+  // A tile of rows for n pairs, in the thread's memory: it lasts until the thread's next.
+  [[nodiscard]] Tile load(const moe_weight* weight, int64_t e, int64_t first, int64_t n_rows, int64_t n_in, int64_t n,
+                          int32_t thread) const {
+    double* memory = s_.tiles + thread * tile_doubles(std::max(d_model_, a_.width));
+    return load_tile(ctx_, weight, e, first, n_rows, n_in, n, memory);
   }
 
   // The group that a pair goes to; -1 if it is not among this call's experts, or beyond the token's count.
@@ -115,25 +118,25 @@ class FfnLoop {
     if (n == 0) return;
     const int32_t* pairs = s_.pairs + s_.begin[e];
     const int64_t n_rows = std::min(kTile, a_.width - first);
-    const PackSpace gate = pack(thread, 0, d_model_);
-    const PackSpace up = pack(thread, 1, d_model_);
-    pack_tile(ctx_, a_.gate, e, first, n_rows, d_model_, gate);
-    if (a_.up != nullptr) pack_tile(ctx_, a_.up, e, first, n_rows, d_model_, up);
-    const float* gate_bias = present(a_.gate_bias) ? at(a_.gate_bias, e) + first : nullptr;
-    const float* up_bias = a_.up != nullptr && present(a_.up_bias) ? at(a_.up_bias, e) + first : nullptr;
-    moe_gating gating = a_.gating;
-    if (a_.up == nullptr) gating.ungated = 1;
     const auto x_of = [&](int64_t i) { return input(pairs[i]); };
-    multiply_rows(gate.packed, d_model_, n, x_of, [&](int64_t i, const double* g) {
-      double u[1][kTile] = {};
-      if (a_.up != nullptr) {
-        const float* x[1] = {x_of(i)};
-        multiply_tile<1>(up.packed, x, d_model_, u);
+    double* gates = s_.sums + thread * n_ * k_ * kTile;
+    const float* gate_bias = present(a_.gate_bias) ? at(a_.gate_bias, e) + first : nullptr;
+    const Tile gate = load(a_.gate, e, first, n_rows, d_model_, n, thread);
+    multiply_rows(gate, d_model_, n, x_of, [&](int64_t i, const double* g) {
+      for (int64_t r = 0; r < n_rows; ++r) gates[i * kTile + r] = gate_bias == nullptr ? g[r] : g[r] + gate_bias[r];
+    });
+    if (a_.up == nullptr) {
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t r = 0; r < n_rows; ++r) hidden(pairs[i])[first + r] = gated(a_.gating, gates[i * kTile + r], 0.0);
       }
+      return;
+    }
+    const float* up_bias = present(a_.up_bias) ? at(a_.up_bias, e) + first : nullptr;
+    const Tile up = load(a_.up, e, first, n_rows, d_model_, n, thread);
+    multiply_rows(up, d_model_, n, x_of, [&](int64_t i, const double* u) {
       float* out = hidden(pairs[i]) + first;
       for (int64_t r = 0; r < n_rows; ++r) {
-        out[r] = gated(gating, gate_bias == nullptr ? g[r] : g[r] + gate_bias[r],
-                       up_bias == nullptr ? u[0][r] : u[0][r] + up_bias[r]);
+        out[r] = gated(a_.gating, gates[i * kTile + r], up_bias == nullptr ? u[r] : u[r] + up_bias[r]);
       }
     });
   }
@@ -141,16 +144,15 @@ class FfnLoop {
   // Columns [first, first + kTile) of the output for every token.
   void down_tile(int64_t first, int32_t thread) const {
     const int64_t n_rows = std::min(kTile, d_model_ - first);
-    double* sums = s_.down_sums + thread * n_ * k_ * kTile;
-    const PackSpace down = pack(thread, 0, a_.width);
+    double* sums = s_.sums + thread * n_ * k_ * kTile;
     for (int64_t e = 0; e < a_.n_experts; ++e) {
       const int64_t n = s_.begin[e + 1] - s_.begin[e];
       if (n == 0) continue;
       const int32_t* pairs = s_.pairs + s_.begin[e];
-      pack_tile(ctx_, a_.down, e, first, n_rows, a_.width, down);
+      const Tile down = load(a_.down, e, first, n_rows, a_.width, n, thread);
       const float* bias = present(a_.down_bias) ? at(a_.down_bias, e) + first : nullptr;
       multiply_rows(
-          down.packed, a_.width, n, [&](int64_t i) { return hidden(pairs[i]); },
+          down, a_.width, n, [&](int64_t i) { return hidden(pairs[i]); },
           [&](int64_t i, const double* y) {
             for (int64_t r = 0; r < n_rows; ++r) sums[pairs[i] * kTile + r] = bias == nullptr ? y[r] : y[r] + bias[r];
           });

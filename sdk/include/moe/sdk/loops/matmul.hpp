@@ -7,11 +7,11 @@ namespace moe::loops {
 
 // Where a matmul's parts of the workspace lie.
 struct MatmulSpace {
-  double* packs;   // [n_threads, pack_doubles(n_in)]
+  double* tiles;   // [n_threads, tile_doubles(n_in)]
   float* rounded;  // [n * n_groups, n_in]: the activations as the product wants them; null: as they are
 
   MatmulSpace(Arena& arena, const LoopContext& ctx, int64_t n_rows, int64_t n_in, moe_activation_type activation)
-      : packs(arena.take<double>(n_threads(ctx) * pack_doubles(n_in))),
+      : tiles(arena.take<double>(n_threads(ctx) * tile_doubles(n_in))),
         rounded(activation == MOE_F32 ? nullptr : arena.take<float>(n_rows * n_in)) {}
 };
 
@@ -44,12 +44,12 @@ inline Status matmul(const moe_matmul_args& args, const LoopContext& ctx) {
     const int64_t g = task / n_tiles;
     const int64_t first = task % n_tiles * kTile;
     const int64_t n_rows = std::min(kTile, w.n_out - first);
-    const PackSpace pack = pack_space(space.packs + thread * pack_doubles(w.n_in), w.n_in);
-    pack_tile(ctx, args.weight, g, first, n_rows, w.n_in, pack);
+    double* memory = space.tiles + thread * tile_doubles(w.n_in);
+    const Tile tile = load_tile(ctx, args.weight, g, first, n_rows, w.n_in, n, memory);
     const auto x_of = [&](int64_t i) -> const float* {
       return space.rounded == nullptr ? at(args.x, i, g) : space.rounded + (i * w.n_groups + g) * w.n_in;
     };
-    multiply_rows(pack.packed, w.n_in, n, x_of, [&](int64_t i, const double* sums) {
+    multiply_rows(tile, w.n_in, n, x_of, [&](int64_t i, const double* sums) {
       float* out = at(args.out, i, g) + first;
       for (int64_t r = 0; r < n_rows; ++r) {
         double y = sums[r];
@@ -93,13 +93,13 @@ inline Status grouped_matmul(const moe_grouped_matmul_args& args, const LoopCont
     if (begin >= end) return;
     const int64_t first = task % n_tiles * kTile;
     const int64_t n_rows = std::min(kTile, w.n_out - first);
-    const PackSpace pack = pack_space(space.packs + thread * pack_doubles(w.n_in), w.n_in);
-    pack_tile(ctx, args.weight, g, first, n_rows, w.n_in, pack);
+    double* memory = space.tiles + thread * tile_doubles(w.n_in);
+    const Tile tile = load_tile(ctx, args.weight, g, first, n_rows, w.n_in, end - begin, memory);
     const float* bias = present(args.bias) ? at(args.bias, g) + first : nullptr;
     const auto x_of = [&](int64_t i) -> const float* {
       return space.rounded == nullptr ? at(args.x, begin + i) : space.rounded + (begin + i) * w.n_in;
     };
-    multiply_rows(pack.packed, w.n_in, end - begin, x_of, [&](int64_t i, const double* sums) {
+    multiply_rows(tile, w.n_in, end - begin, x_of, [&](int64_t i, const double* sums) {
       float* out = at(args.out, begin + i) + first;
       for (int64_t r = 0; r < n_rows; ++r) out[r] = static_cast<float>(bias == nullptr ? sums[r] : sums[r] + bias[r]);
     });
