@@ -44,8 +44,10 @@ Component<T> load(const std::filesystem::path& file, const char* kind, const std
 
 class Compute {
  public:
-  explicit Compute(const std::string& backend = "reference")
-      : backend_(load<moe_backend>(plugin_file(backend), MOE_BACKEND_ID, backend)) {
+  // A built-in backend by its name.
+  explicit Compute(const std::string& backend = "reference") : Compute(plugin_file(backend), backend) {}
+  Compute(const std::filesystem::path& library, const std::string& backend)
+      : backend_(load<moe_backend>(library, MOE_BACKEND_ID, backend)) {
     auto options = check_options(backend_.header(), {}, backend).value();
     moe::MessageBuffer message;
     description_ = moe::make<moe_backend_description>();

@@ -1,0 +1,28 @@
+# Installs the SDK into a fresh folder, takes the templates out of it as an author would, and builds them there.
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE out)
+  if(NOT code EQUAL 0)
+    message(FATAL_ERROR "${ARGN}\n${out}")
+  endif()
+endfunction()
+
+file(REMOVE_RECURSE ${WORK})
+run(${CMAKE_COMMAND} --install ${BUILD} --component sdk --prefix ${WORK}/prefix)
+file(COPY ${WORK}/prefix/share/moe-sdk/template DESTINATION ${WORK})
+foreach(kind router expert sampler backend transport)
+  run(${CMAKE_COMMAND} -S ${WORK}/template/${kind} -B ${WORK}/build/${kind} -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${CXX}
+      -DCMAKE_PREFIX_PATH=${WORK}/prefix)
+  run(${CMAKE_COMMAND} --build ${WORK}/build/${kind})
+  if(NOT EXISTS ${WORK}/build/${kind}/my_${kind}.so)
+    message(FATAL_ERROR "my_${kind}.so: expected in ${WORK}/build/${kind}, got no such file")
+  endif()
+endforeach()
+# Nothing in the package may point back into the tree that it was made from.
+file(GLOB_RECURSE files ${WORK}/prefix/*.cmake)
+foreach(file ${files})
+  file(READ ${file} text)
+  string(FIND "${text}" "${BUILD}" at)
+  if(NOT at EQUAL -1)
+    message(FATAL_ERROR "${file} names ${BUILD}")
+  endif()
+endforeach()
