@@ -1,0 +1,76 @@
+// Which kernels this machine runs.
+#include "kernels.hpp"
+
+#include <iterator>
+
+#include "hwy/targets.h"
+#include "kernels_table.hpp"
+
+namespace moe::cpu {
+namespace {
+
+// Rows, best first; the last always works.
+struct Implementation {
+  const char* name;
+  int64_t target;  // HWY_*
+  bool bf16_dot;
+  void (*fill_products)(Kernels&, bool);
+  void (*fill_rows)(Kernels&);
+  void (*fill_attention)(Kernels&);
+};
+#define MOE_CPU_ROW(name, target, bf16_dot, ns) \
+  { name, target, bf16_dot, ns::fill_products, ns::fill_rows, ns::fill_attention }
+constexpr Implementation kImplementations[] = {
+#if HWY_TARGETS & HWY_AVX3
+    MOE_CPU_ROW("avx512_bf16", HWY_AVX3, true, N_AVX3),   MOE_CPU_ROW("avx512", HWY_AVX3, false, N_AVX3),
+#endif
+#if HWY_TARGETS & HWY_AVX2
+    MOE_CPU_ROW("avx2", HWY_AVX2, false, N_AVX2),
+#endif
+#if HWY_TARGETS & HWY_NEON
+    MOE_CPU_ROW("neon", HWY_NEON, false, N_NEON),
+#endif
+#if HWY_TARGETS & HWY_EMU128
+    MOE_CPU_ROW("portable", HWY_EMU128, false, N_EMU128),
+#endif
+#if HWY_TARGETS & HWY_SCALAR
+    MOE_CPU_ROW("portable", HWY_SCALAR, false, N_SCALAR),
+#endif
+};
+
+bool can_run(const Implementation& i) {
+  if (i.target != HWY_STATIC_TARGET && (hwy::SupportedTargets() & i.target) == 0) return false;
+#if HWY_ARCH_X86
+  if (i.bf16_dot) return __builtin_cpu_supports("avx512bf16") != 0;
+#endif
+  return true;
+}
+
+}  // namespace
+
+const Kernels* select_kernels(std::string_view name) {
+  static Kernels tables[std::size(kImplementations)];  // zero until filled: a table is the same whoever fills it
+  for (size_t i = 0; i < std::size(kImplementations); ++i) {
+    const Implementation& implementation = kImplementations[i];
+    if (name != "auto" && name != implementation.name) continue;
+    if (!can_run(implementation)) {
+      if (name == "auto") continue;
+      return nullptr;
+    }
+    Kernels& table = tables[i];
+    implementation.fill_products(table, implementation.bf16_dot);
+    implementation.fill_rows(table);
+    implementation.fill_attention(table);
+    table.name = implementation.name;
+    return &table;
+  }
+  return nullptr;
+}
+
+std::string kernel_names() {
+  std::string names;
+  for (const Implementation& i : kImplementations) names += (names.empty() ? "" : ", ") + std::string(i.name);
+  return names;
+}
+
+}  // namespace moe::cpu

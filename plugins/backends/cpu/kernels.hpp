@@ -1,0 +1,129 @@
+// The kernels of the backend `cpu`, one table an instruction set. What is not here is written once for all (ops_*.cpp).
+//
+// Every kernel gives a row the same bits whatever the other rows of the call are, and the tables of instruction sets
+// with fused multiply-add give the same bits as each other, except where a comment says otherwise.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "moe/abi/ops.h"
+
+namespace moe::cpu {
+
+// How a packed weight's numbers are kept.
+enum class Format : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2 };
+inline constexpr int kFormats = 3;
+
+// How the rows that a product multiplies lie in memory: f32, or bf16 padded with zeros to an even number of elements.
+enum class RowType : int32_t { kF32 = 0, kBF16 = 1 };
+inline constexpr int kRowTypes = 2;
+
+inline constexpr int64_t kPanel = 16;       // output rows that are interleaved
+inline constexpr int64_t kBlockPanels = 4;  // panels that one product call may take
+inline constexpr int64_t kBlock = kPanel * kBlockPanels;
+inline constexpr int64_t kMaxRows = 96;     // rows of x that one product call may take
+inline constexpr int64_t kQueries = 16;     // queries that share one attention call
+inline constexpr int64_t kPositions = 128;  // positions of one attention block
+inline constexpr int64_t kScoreStride = kPositions + 16;
+
+// c[i, r] = sum over k in ascending order of w[r, k] * x[i][k], for 16 * n_panels rows r: one fused multiply-add after
+// the other, from zero, so that neither the shape of the register tile nor the blocking of k shows. With bf16 rows: two
+// products a step, as the processor's dot instruction adds them.
+struct ProductArgs {
+  const char* w;         // the first panel
+  int64_t panel_bytes;   // from one panel to the next
+  int64_t n_panels;      // 1 .. kBlockPanels
+  const void* const* x;  // [m]
+  int64_t m;             // 1 .. kMaxRows
+  int64_t k;             // elements
+  float* c;              // [m, kBlock], 64-byte aligned
+};
+using ProductFn = void (*)(const ProductArgs& args);
+
+// What happens to the sums of a product: out[r] = cap(scale * (c[r] + bias[r]) (+ out[r])).
+struct FinishArgs {
+  const float* bias;  // or null
+  float scale;
+  float soft_cap;  // 0: none
+  bool accumulate;
+};
+
+// Some queries [k_dim] of one key head against some positions.
+struct ScoreArgs {
+  const float* const* q;    // [n_queries], each padded with zeros to a multiple of 16
+  int64_t n_queries;        // 1 .. kQueries
+  const void* const* rows;  // [n_positions rounded up to 16]: keys of dtype
+  int64_t n_positions;      // 1 .. kPositions
+  int64_t dim;
+  int32_t dtype;
+  float* scores;  // [n_queries, kScoreStride]
+};
+// o[q] += sum over p in [first, last) of a[q, p] v[p], in ascending order.
+struct MixArgs {
+  const float* scores;  // [n_queries, kScoreStride]
+  int64_t n_queries;
+  const void* const* rows;  // values of dtype
+  int64_t first;
+  int64_t last;
+  int64_t dim;
+  int32_t dtype;
+  float* o;  // [n_queries, o_stride]
+  int64_t o_stride;
+};
+// The running softmax of one query: its largest score, the sum of exponentials, and (elsewhere) their mix of values.
+struct Softmax {
+  float largest;
+  float sum;
+};
+
+struct Kernels {
+  const char* name;
+  ProductFn product[kFormats][kRowTypes];  // null where the combination does not exist: then rows are f32
+
+  void (*finish)(const FinishArgs& args, const float* c, float* out, int64_t n);
+  // A row as a product reads it, times `scale` first; MOE_F32 copies. out holds bf16 where `as` says so.
+  void (*round)(moe_activation_type type, RowType as, const float* x, float scale, int64_t n, void* out);
+  void (*activate)(const moe_gating& gating, const float* gate, const float* up, float* out, int64_t n);
+  // out = alpha x + beta y (y null: alpha x).
+  void (*add)(float alpha, const float* x, float beta, const float* y, float* out, int64_t n);
+  // y = fma(a, x, y)
+  void (*axpy)(float a, const float* x, float* y, int64_t n);
+  void (*norm)(const moe_norm_args& args, float* x, const float* residual, float* out, int64_t n);
+  // Rotary embedding of the pairs of x into those of out, in double.
+  void (*rotate)(const float* x, float* out, const double* cosine, const double* sine, int64_t half, bool interleaved);
+  void (*narrow)(int32_t dtype, const float* x, void* out, int64_t n);
+  void (*widen)(int32_t dtype, const void* x, float* out, int64_t n);
+  int32_t (*argmax)(const float* x, int64_t n);
+
+  void (*score)(const ScoreArgs& args);
+  // Turns scores [first, last) of a block into weights exp(s - largest), after scale and cap, and updates `state`; the
+  // factor that what has been mixed so far must be multiplied by is returned. Outside [first, last), up to the next
+  // multiple of 16, they become 0.
+  float (*softmax)(float* scores, int64_t first, int64_t last, float scale, float soft_cap, Softmax& state);
+  void (*mix)(const MixArgs& args);
+  // o = a o + b p (p null: a o).
+  void (*blend)(float a, float* o, float b, const float* p, int64_t n);
+  float (*exp)(float x);
+};
+
+// The best table for this machine, or the one named ("avx512_bf16", "avx512", "avx2", "neon", "portable"); null if the
+// machine has not what it needs. "auto" always gives one.
+const Kernels* select_kernels(std::string_view name);
+// The names, best first, of what this build has.
+std::string kernel_names();
+
+// Whether products of these weights with activations of this type read bf16 rows, else f32.
+inline RowType row_type(const Kernels& kernels, Format format, moe_activation_type activation) {
+  const bool bf16 =
+      activation == MOE_BF16 && kernels.product[static_cast<int>(format)][static_cast<int>(RowType::kBF16)] != nullptr;
+  return bf16 ? RowType::kBF16 : RowType::kF32;
+}
+inline ProductFn product_of(const Kernels& kernels, Format format, RowType rows) {
+  return kernels.product[static_cast<int>(format)][static_cast<int>(rows)];
+}
+// Bytes of a row of k elements, a multiple of 64.
+inline int64_t row_bytes(RowType rows, int64_t k) { return ((rows == RowType::kBF16 ? 2 : 4) * k + 63) / 64 * 64; }
+
+}  // namespace moe::cpu

@@ -1,0 +1,328 @@
+// Kernels that treat a row by itself: rounding, activations, sums, norms.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels_rows.cpp"
+#include "hwy/foreach_target.h"  // compiles this file once for each instruction set
+#include "hwy/highway.h"
+#include "simd-inl.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels_table.hpp"
+#include "moe/sdk/numeric.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace moe::cpu::HWY_NAMESPACE {
+
+void finish(const FinishArgs& args, const float* c, float* out, int64_t n) {
+  const DF d;
+  const VF scale = hn::Set(d, args.scale);
+  const VF cap = hn::Set(d, args.soft_cap);
+  const bool capped = args.soft_cap > 0.0F;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t left = n - i;
+    VF y = hn::LoadU(d, c + i);  // a block of sums is whole
+    if (args.bias != nullptr) {
+      y = hn::Add(y, left >= kLanes ? hn::LoadU(d, args.bias + i) : load_tail<MOE_F32>(args.bias + i, left));
+    }
+    y = hn::Mul(y, scale);
+    if (args.accumulate) y = hn::Add(y, left >= kLanes ? hn::LoadU(d, out + i) : load_tail<MOE_F32>(out + i, left));
+    if (capped) y = hn::Mul(cap, tanh(hn::Div(y, cap)));
+    if (left >= kLanes) {
+      hn::StoreU(y, d, out + i);
+    } else {
+      store_tail(y, out + i, left);
+    }
+  }
+}
+
+// The bits of bf16 in the low half of each lane; see moe/sdk/numeric.hpp.
+HWY_INLINE VU bf16_bits(VF x) {
+  const DU d;
+  const VU bits = hn::BitCast(d, x);
+  const VU high = hn::ShiftRight<16>(bits);
+  const VU rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(d, 0x7fffU)), hn::And(high, hn::Set(d, 1U))));
+  const auto is_nan = hn::RebindMask(d, hn::IsNaN(x));
+  return hn::IfThenElse(is_nan, hn::Or(high, hn::Set(d, 0x40U)), rounded);
+}
+
+HWY_INLINE void store_bf16(VF x, uint16_t* out) { hn::StoreU(hn::TruncateTo(DH(), bf16_bits(x)), DH(), out); }
+
+HWY_INLINE VF round_bf16(VF x) { return hn::BitCast(DF(), hn::ShiftLeft<16>(bf16_bits(x))); }
+
+HWY_INLINE void store_f16(VF x, uint16_t* out) {
+  const hn::Rebind<hwy::float16_t, DF> d16;
+  hn::StoreU(hn::DemoteTo(d16, x), d16, reinterpret_cast<hwy::float16_t*>(out));
+}
+
+// The largest of |x|, and whether all are finite, of up to 32 elements; see moe::loops::round_i8_block.
+void round_i8_block(const float* x, VF factor, int64_t n, float* out) {
+  const DF d;
+  float buffer[32] = {};
+  for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
+  VF amax = hn::Zero(d);
+  for (int i = 0; i < 32; i += kLanes) {
+    const VF v = hn::Mul(factor, hn::LoadU(d, buffer + i));
+    hn::StoreU(v, d, buffer + i);
+  }
+  bool finite = true;
+  for (int i = 0; i < 32; i += kLanes) {
+    const VF v = hn::LoadU(d, buffer + i);
+    finite = finite && hn::AllTrue(d, hn::IsFinite(v));
+    amax = hn::Max(amax, hn::Abs(v));
+  }
+  const float largest = hn::GetLane(hn::MaxOfLanes(d, amax));
+  const float scale = largest / 127.0F;
+  const VF s = hn::Set(d, scale);
+  for (int i = 0; i < 32; i += kLanes) {
+    VF v = hn::Zero(d);
+    if (!finite) {
+      v = hn::NaN(d);
+    } else if (scale != 0.0F) {
+      const VF q = hn::Round(hn::Div(hn::LoadU(d, buffer + i), s));
+      v = hn::Mul(hn::Min(hn::Max(q, hn::Set(d, -127.0F)), hn::Set(d, 127.0F)), s);
+    }
+    hn::StoreU(v, d, buffer + i);
+  }
+  for (int64_t i = 0; i < n; ++i) out[i] = buffer[i];
+}
+
+void round_row(moe_activation_type type, RowType as, const float* x, float scale, int64_t n, void* out) {
+  const DF d;
+  const VF factor = hn::Set(d, scale);
+  if (as == RowType::kBF16) {
+    auto* to = static_cast<uint16_t*>(out);
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store_bf16(hn::Mul(factor, hn::LoadU(d, x + i)), to + i);
+    for (; i < n; ++i) to[i] = f32_to_bf16(scale * x[i]);
+    if (n % 2 != 0) to[n] = 0;
+    return;
+  }
+  auto* to = static_cast<float*>(out);
+  switch (type) {
+    case MOE_BF16:
+      map(x, nullptr, to, n, [&](VF a, VF) { return round_bf16(hn::Mul(factor, a)); });
+      return;
+    case MOE_F16:
+      map(x, nullptr, to, n, [&](VF a, VF) {
+        const hn::Rebind<hwy::float16_t, DF> d16;
+        return hn::PromoteTo(d, hn::DemoteTo(d16, hn::Mul(factor, a)));
+      });
+      return;
+    case MOE_I8:
+      for (int64_t i = 0; i < n; i += 32) round_i8_block(x + i, factor, HWY_MIN(n - i, 32), to + i);
+      return;
+    default:
+      map(x, nullptr, to, n, [&](VF a, VF) { return hn::Mul(factor, a); });
+  }
+}
+
+// act(g): see moe::loops::activate. Comparisons keep NaN.
+HWY_INLINE VF relu(VF g) { return hn::IfThenElse(hn::Lt(g, hn::Zero(DF())), hn::Zero(DF()), g); }
+HWY_INLINE VF gelu_tanh(VF g) {
+  const DF d;
+  const VF cube = hn::Mul(hn::Mul(g, g), g);
+  const VF inner = hn::Mul(hn::Set(d, 0.797884560802865356F), hn::MulAdd(hn::Set(d, 0.044715F), cube, g));
+  // 1 + tanh(z) = 2 sigma(2 z): no cancellation where g is far below zero.
+  return hn::Mul(g, sigmoid(hn::Add(inner, inner)));
+}
+// Exact by the C library, one element after the other: few models use it.
+HWY_INLINE VF gelu(VF g) {
+  float x[kLanes];
+  hn::StoreU(g, DF(), x);
+  for (float& v : x) v = static_cast<float>(0.5 * v * std::erfc(-static_cast<double>(v) * 0.70710678118654752440));
+  return hn::LoadU(DF(), x);
+}
+HWY_INLINE VF at_most(VF x, VF limit) { return hn::IfThenElse(hn::Gt(x, limit), limit, x); }
+HWY_INLINE VF at_least(VF x, VF limit) { return hn::IfThenElse(hn::Lt(x, limit), limit, x); }
+
+template <typename Act>
+HWY_INLINE void activate_with(const moe_gating& gating, const float* gate, const float* up, float* out, int64_t n,
+                              Act&& act) {
+  const DF d;
+  const VF limit = hn::Set(d, gating.limit);
+  const bool limited = gating.limit > 0.0F;
+  const bool gated = gating.ungated == 0;
+  map(gate, gated ? up : nullptr, out, n, [&](VF g, VF u) {
+    VF y = act(g);
+    if (limited) {
+      y = at_most(y, limit);
+      u = at_least(at_most(u, limit), hn::Neg(limit));
+    }
+    return gated ? hn::Mul(y, u) : y;
+  });
+}
+
+void activate(const moe_gating& gating, const float* gate, const float* up, float* out, int64_t n) {
+  const DF d;
+  switch (gating.kind) {
+    case MOE_ACT_SILU:
+      return activate_with(gating, gate, up, out, n,
+                           [](VF g) { return hn::Div(g, hn::Add(hn::Set(DF(), 1.0F), exp(hn::Neg(g)))); });
+    case MOE_ACT_GELU:
+      return activate_with(gating, gate, up, out, n, [](VF g) { return gelu(g); });
+    case MOE_ACT_GELU_TANH:
+      return activate_with(gating, gate, up, out, n, [](VF g) { return gelu_tanh(g); });
+    case MOE_ACT_RELU:
+      return activate_with(gating, gate, up, out, n, [](VF g) { return relu(g); });
+    case MOE_ACT_RELU2:
+      return activate_with(gating, gate, up, out, n, [](VF g) { return hn::Mul(relu(g), relu(g)); });
+    default: {  // MOE_ACT_SWIGLU_CLAMPED
+      const VF limit = hn::Set(d, gating.limit);
+      const VF alpha = hn::Set(d, gating.alpha);
+      const bool gated = gating.ungated == 0;
+      map(gate, gated ? up : nullptr, out, n, [&](VF g, VF u) {
+        g = at_most(g, limit);
+        u = at_least(at_most(u, limit), hn::Neg(limit));
+        const VF y = hn::Mul(g, sigmoid(hn::Mul(alpha, g)));
+        return gated ? hn::Mul(hn::Add(u, hn::Set(DF(), 1.0F)), y) : y;
+      });
+    }
+  }
+}
+
+void add(float alpha, const float* x, float beta, const float* y, float* out, int64_t n) {
+  const VF a = hn::Set(DF(), alpha);
+  const VF b = hn::Set(DF(), beta);
+  if (y == nullptr) return map(x, nullptr, out, n, [&](VF p, VF) { return hn::Mul(a, p); });
+  map(x, y, out, n, [&](VF p, VF q) { return hn::MulAdd(a, p, hn::Mul(b, q)); });
+}
+
+void axpy(float a, const float* x, float* y, int64_t n) {
+  const VF factor = hn::Set(DF(), a);
+  map(x, y, y, n, [&](VF p, VF q) { return hn::MulAdd(factor, p, q); });
+}
+
+// The sum of (x - middle)^power in sixteen lanes, then in one fixed order.
+template <int kPower>
+float sum(const float* x, int64_t n, float middle) {
+  const DF d;
+  const VF m = hn::Set(d, middle);
+  VF acc[kVectors];
+  for (int v = 0; v < kVectors; ++v) acc[v] = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    for (int v = 0; v < kVectors; ++v) {
+      const VF c = hn::Sub(hn::LoadU(d, x + i + v * kLanes), m);
+      acc[v] = kPower == 1 ? hn::Add(acc[v], c) : hn::MulAdd(c, c, acc[v]);
+    }
+  }
+  if (i < n) {
+    float rest[16];
+    for (int64_t j = 0; j < 16; ++j) rest[j] = i + j < n ? x[i + j] - middle : 0.0F;
+    for (int v = 0; v < kVectors; ++v) {
+      const VF c = hn::LoadU(d, rest + v * kLanes);
+      acc[v] = kPower == 1 ? hn::Add(acc[v], c) : hn::MulAdd(c, c, acc[v]);
+    }
+  }
+  return fold(acc);
+}
+
+void norm(const moe_norm_args& args, float* x, const float* residual, float* out, int64_t n) {
+  const DF d;
+  if (residual != nullptr) map(x, residual, x, n, [](VF a, VF b) { return hn::Add(a, b); });
+  const auto count = static_cast<float>(n);
+  float mean = 0.0F;
+  if (args.kind == MOE_NORM_LAYER) mean = sum<1>(x, n, 0.0F) / count;
+  const VF middle = hn::Set(d, mean);
+  const float squares = sum<2>(x, n, mean);
+  const VF inverse = hn::Set(d, static_cast<float>(1.0 / std::sqrt(static_cast<double>(squares / count) + args.eps)));
+  const auto* weight = static_cast<const float*>(args.weight.data);
+  const auto* bias = static_cast<const float*>(args.bias.data);
+  const VF one = hn::Set(d, 1.0F);
+  if (weight == nullptr) {
+    map(x, nullptr, out, n, [&](VF a, VF) { return hn::Mul(hn::Sub(a, middle), inverse); });
+  } else {
+    map(x, weight, out, n, [&](VF a, VF w) { return hn::Mul(hn::Mul(hn::Sub(a, middle), inverse), w); });
+  }
+  if (bias != nullptr) map(out, bias, out, n, [&](VF a, VF b) { return hn::MulAdd(a, one, b); });
+}
+
+void rotate(const float* x, float* out, const double* cosine, const double* sine, int64_t half, bool interleaved) {
+  const int64_t step = interleaved ? 2 : 1;
+  const int64_t second = interleaved ? 1 : half;
+  for (int64_t i = 0; i < half; ++i) {
+    const double a = x[i * step];
+    const double b = x[i * step + second];
+    out[i * step] = static_cast<float>(a * cosine[i] - b * sine[i]);
+    out[i * step + second] = static_cast<float>(a * sine[i] + b * cosine[i]);
+  }
+}
+
+void narrow(int32_t dtype, const float* x, void* out, int64_t n) {
+  const DF d;
+  if (dtype == MOE_F32) {
+    std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
+    return;
+  }
+  auto* to = static_cast<uint16_t*>(out);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const VF v = hn::LoadU(d, x + i);
+    if (dtype == MOE_BF16) {
+      store_bf16(v, to + i);
+    } else {
+      store_f16(v, to + i);
+    }
+  }
+  for (; i < n; ++i) to[i] = dtype == MOE_BF16 ? f32_to_bf16(x[i]) : f32_to_f16(x[i]);
+}
+
+template <int32_t kDtype>
+void widen_as(const void* x, float* out, int64_t n) {
+  const auto* from = static_cast<const typename Load<kDtype>::T*>(x);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) hn::StoreU(Load<kDtype>::at(from + i), DF(), out + i);
+  if (i < n) store_tail(load_tail<kDtype>(from + i, n - i), out + i, n - i);
+}
+void widen(int32_t dtype, const void* x, float* out, int64_t n) {
+  if (dtype == MOE_F32) return widen_as<MOE_F32>(x, out, n);
+  if (dtype == MOE_BF16) return widen_as<MOE_BF16>(x, out, n);
+  widen_as<MOE_F16>(x, out, n);
+}
+
+// First the largest value, then where it first is.
+int32_t argmax(const float* x, int64_t n) {
+  const DF d;
+  if (n == 0) return -1;
+  VF largest = hn::Set(d, x[0]);
+  int64_t i = 0;
+  auto nan = hn::IsNaN(largest);
+  for (; i + kLanes <= n; i += kLanes) {
+    const VF v = hn::LoadU(d, x + i);
+    nan = hn::Or(nan, hn::IsNaN(v));
+    largest = hn::Max(largest, v);
+  }
+  float best = hn::GetLane(hn::MaxOfLanes(d, largest));
+  bool has_nan = !hn::AllFalse(d, nan);
+  for (; i < n; ++i) {
+    has_nan = has_nan || x[i] != x[i];
+    best = x[i] > best ? x[i] : best;
+  }
+  if (has_nan) return -1;
+  const VF target = hn::Set(d, best);
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    const intptr_t at = hn::FindFirstTrue(d, hn::Eq(hn::LoadU(d, x + i), target));
+    if (at >= 0) return static_cast<int32_t>(i + at);
+  }
+  for (; i < n; ++i) {
+    if (x[i] == best) return static_cast<int32_t>(i);
+  }
+  return -1;
+}
+
+void fill_rows(Kernels& k) {
+  k.finish = finish;
+  k.round = round_row;
+  k.activate = activate;
+  k.add = add;
+  k.axpy = axpy;
+  k.norm = norm;
+  k.rotate = rotate;
+  k.narrow = narrow;
+  k.widen = widen;
+  k.argmax = argmax;
+}
+
+}  // namespace moe::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();

@@ -1,0 +1,82 @@
+// The operations of the backend `cpu`: what they need and how they run.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels.hpp"
+#include "moe/abi/ops.h"
+#include "moe/sdk/loops/common.hpp"
+#include "moe/sdk/result.hpp"
+#include "parallel.hpp"
+#include "weight.hpp"
+
+namespace moe::cpu {
+
+using loops::Arena;
+using loops::at;
+using loops::given;
+using loops::item;
+
+struct OpRow {
+  const char* id;  // MOE_OP_*
+  // Bytes of workspace for arguments of these shapes or smaller; data pointers may be null. [main-thread]
+  uint64_t (*workspace)(const Kernels& kernels, const moe_op_args& largest);
+  // Runs it to the end; nothing allocates but the text of an error. [compute-thread]
+  Status (*run)(const Kernels& kernels, const moe_op_args& args);
+};
+
+template <typename Args>
+uint64_t no_workspace(const Kernels&, const Args&) {
+  return 0;
+}
+
+// A row from functions over the operation's own argument struct.
+template <typename Args, Status (*kRun)(const Kernels&, const Args&),
+          uint64_t (*kWorkspace)(const Kernels&, const Args&) = no_workspace<Args>>
+constexpr OpRow op_row(const char* id) {
+  return {id,
+          [](const Kernels& k, const moe_op_args& args) { return kWorkspace(k, reinterpret_cast<const Args&>(args)); },
+          [](const Kernels& k, const moe_op_args& args) { return kRun(k, reinterpret_cast<const Args&>(args)); }};
+}
+
+std::span<const OpRow> small_ops();      // ops_small.cpp
+std::span<const OpRow> matmul_ops();     // ops_matmul.cpp
+std::span<const OpRow> ffn_ops();        // ops_ffn.cpp
+std::span<const OpRow> attention_ops();  // ops_attention.cpp
+
+// f(i, thread) for rows i in [0, n), in lots that are worth a task; `cost` of one row as in spread().
+template <typename F>
+void spread_rows(int64_t n, int64_t cost, F&& f) {
+  const int64_t lot = std::max<int64_t>(1, 16 * 1024 / std::max<int64_t>(cost, 1));
+  spread((n + lot - 1) / lot, n * cost, [&](int64_t task, int32_t thread) {
+    const int64_t end = std::min(n, (task + 1) * lot);
+    for (int64_t i = task * lot; i < end; ++i) f(i, thread);
+  });
+}
+
+// Activations as a product reads them: where they lie already if that fits, otherwise rounded into `memory`.
+struct Rows {
+  RowType type;
+  const char* first;
+  int64_t stride;        // bytes from row to row
+  int64_t group_stride;  // bytes from group to group
+  [[nodiscard]] const void* at(int64_t i, int64_t g = 0) const { return first + i * stride + g * group_stride; }
+};
+
+// Sums of rows x[0 .. m) with panels [panel, panel + n_panels) of a group: c [m, kBlock].
+inline void multiply(const Kernels& kernels, const moe_weight& w, int64_t group, int64_t panel, int64_t n_panels,
+                     RowType type, const void* const* x, int64_t m, float* c) {
+  const ProductArgs args{w.panel(group, panel), w.panel_bytes, n_panels, x, m, w.n_in, c};
+  product_of(kernels, w.format, type)(args);
+}
+
+// How many panels a task takes: as many as one product call can, fewer where a weight has too few to go round.
+inline int64_t task_panels(int64_t n_panels, int64_t matrices) {
+  const int64_t wanted = 4 * n_threads();
+  int64_t take = kBlockPanels;
+  while (take > 1 && matrices * ((n_panels + take - 1) / take) < wanted) take /= 2;
+  return take;
+}
+
+}  // namespace moe::cpu

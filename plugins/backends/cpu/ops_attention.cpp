@@ -1,0 +1,378 @@
+// Causal attention over a paged cache.
+//
+// A query's positions are cut at absolute multiples: blocks of kPositions, which one softmax runs through in ascending
+// order (Dao et al. 2022, arXiv 2205.14135), and spans of kSpan, whose results are merged in ascending order. So its
+// bits depend on its own range of positions alone, whether spans ran one after the other or on several threads.
+#include <cmath>
+#include <limits>
+
+#include "moe/sdk/loops/attention.hpp"
+#include "ops.hpp"
+
+namespace moe::cpu {
+namespace {
+
+constexpr int64_t kSpan = 8 * kPositions;
+
+int64_t padded(int64_t dim) { return (dim + 15) / 16 * 16; }
+
+// What one task works with.
+struct Scratch {
+  float* q;           // [kQueries, padded(k_dim)]
+  float* scores;      // [kQueries, kScoreStride]
+  float* o;           // [kQueries, padded(v_dim)]: of the span at work
+  float* total;       // [kQueries, padded(v_dim)]: of the spans before it
+  const void** keys;  // [kScoreStride]
+  const void** values;
+};
+Scratch take_scratch(Arena& arena, int64_t k_dim, int64_t v_dim) {
+  Scratch s{};
+  s.q = arena.take<float>(kQueries * padded(k_dim));
+  s.scores = arena.take<float>(kQueries * kScoreStride);
+  s.o = arena.take<float>(kQueries * padded(v_dim));
+  s.total = arena.take<float>(kQueries * padded(v_dim));
+  s.keys = arena.take<const void*>(kScoreStride);
+  s.values = arena.take<const void*>(kScoreStride);
+  return s;
+}
+
+// Rows of one sequence, consecutive in the call.
+struct Chunk {
+  int32_t first;
+  int32_t n;
+};
+
+struct Space {
+  Chunk* chunks;  // [n]
+  char* scratch;  // [n_threads] times scratch_bytes
+  uint64_t scratch_bytes;
+  float* partial;   // [few_tasks(), spans, kQueries, padded(v_dim)]
+  Softmax* states;  // [few_tasks(), spans, kQueries]
+};
+
+// With fewer tasks than this spans are tasks of their own.
+int64_t few_tasks() { return 4 * n_threads(); }
+int64_t max_spans(const moe_attention_args& args) {
+  return (args.pages.page_table.shape[1] * args.pages.page_size + kSpan - 1) / kSpan;
+}
+
+Space take_space(Arena& arena, const moe_attention_args& args) {
+  const int64_t k_dim = args.q.shape[2];
+  const int64_t v_dim = args.out.shape[2];
+  Arena one;
+  take_scratch(one, k_dim, v_dim);
+  Space s{};
+  s.scratch_bytes = one.used();
+  s.chunks = arena.take<Chunk>(args.q.shape[0]);
+  s.scratch = arena.take<char>(static_cast<int64_t>(one.used()) * n_threads());
+  const int64_t spans = max_spans(args);
+  const int64_t parts = spans > 1 ? few_tasks() * spans * kQueries : 0;
+  s.partial = arena.take<float>(parts * padded(v_dim));
+  s.states = arena.take<Softmax>(parts);
+  return s;
+}
+
+struct Range {
+  int64_t first;
+  int64_t last;  // not included
+  [[nodiscard]] bool empty() const { return first >= last; }
+};
+
+class Attention {
+ public:
+  Attention(const Kernels& kernels, const moe_attention_args& args, const Space& space)
+      : kernels_(kernels),
+        a_(args),
+        s_(space),
+        heads_(args.q.shape[1]),
+        k_dim_(args.q.shape[2]),
+        v_dim_(args.out.shape[2]),
+        kv_heads_(args.k.ndim == 3 ? args.k.shape[1] : 1),
+        o_stride_(padded(args.out.shape[2])) {}
+
+  void run() {
+    plan();
+    const int64_t tasks = n_chunks_ * kv_heads_ * head_tiles_;
+    // A hundred bytes of memory take as long as about 160 multiplications.
+    const int64_t cost = a_.q.shape[0] * heads_ * longest_ * (k_dim_ + v_dim_) * 5 / 8;
+    const int64_t spans = (longest_ + kSpan - 1) / kSpan;
+    if (tasks >= few_tasks() || spans <= 1 || cost < kSpreadCost) {
+      spread(tasks, cost, [&](int64_t task, int32_t thread) { whole_task(task, thread); });
+      return;
+    }
+    spread(tasks * spans, cost,
+           [&](int64_t part, int32_t thread) { span_task(part / spans, part % spans, part, thread); });
+    spread(tasks, tasks * kQueries * spans * v_dim_ * 4,
+           [&](int64_t task, int32_t thread) { merge_task(task, spans, thread); });
+  }
+
+ private:
+  // Queries of a task: rows of a chunk times heads of one key head.
+  struct Task {
+    Chunk chunk;
+    int64_t kv_head;
+    int64_t first_head;
+    int64_t n_heads;
+    Scratch scratch;
+    [[nodiscard]] int64_t n_queries() const { return chunk.n * n_heads; }
+    [[nodiscard]] int64_t row_of(int64_t q) const { return chunk.first + q / n_heads; }
+    [[nodiscard]] int64_t head_of(int64_t q) const { return first_head + q % n_heads; }
+  };
+
+  [[nodiscard]] Range range_of(int64_t i) const {
+    const int64_t position = item<int32_t>(a_.positions, i);
+    return {a_.window > 0 ? std::max<int64_t>(0, position - a_.window + 1) : 0, position + 1};
+  }
+
+  // Cuts rows and heads into tasks. The cut does not show in the results.
+  void plan() {
+    const int64_t n = a_.q.shape[0];
+    const int64_t group = (heads_ + kv_heads_ - 1) / kv_heads_;
+    head_tile_ = std::min(group, kQueries);
+    while (head_tile_ > 4 && n * kv_heads_ * ((group + head_tile_ - 1) / head_tile_) < 2 * n_threads())
+      head_tile_ = (head_tile_ + 1) / 2;
+    head_tiles_ = (group + head_tile_ - 1) / head_tile_;
+    const int64_t rows = std::max<int64_t>(1, kQueries / head_tile_);
+    for (int64_t i = 0; i < n; ++i) {
+      longest_ = std::max(longest_, range_of(i).last);
+      const bool same = n_chunks_ > 0 && s_.chunks[n_chunks_ - 1].n < rows &&
+                        item<int32_t>(a_.sequences, i) == item<int32_t>(a_.sequences, i - 1);
+      if (same) {
+        ++s_.chunks[n_chunks_ - 1].n;
+      } else {
+        s_.chunks[n_chunks_++] = {static_cast<int32_t>(i), 1};
+      }
+    }
+  }
+
+  // Task number `index`; its queries are copied where the kernels want them. Without heads where tiles do not divide
+  // evenly.
+  [[nodiscard]] Task make_task(int64_t index, int32_t thread, bool with_queries) const {
+    moe_op_args part{};
+    part.workspace = s_.scratch + static_cast<uint64_t>(thread) * s_.scratch_bytes;
+    Arena mine(part);
+    Task t{};
+    t.scratch = take_scratch(mine, k_dim_, v_dim_);
+    t.chunk = s_.chunks[index / (kv_heads_ * head_tiles_)];
+    t.kv_head = index / head_tiles_ % kv_heads_;
+    const int64_t first =
+        (t.kv_head * heads_ + kv_heads_ - 1) / kv_heads_;  // heads h with h * kv_heads / heads == kv_head
+    const int64_t last = ((t.kv_head + 1) * heads_ + kv_heads_ - 1) / kv_heads_;
+    t.first_head = first + index % head_tiles_ * head_tile_;
+    t.n_heads = std::max<int64_t>(0, std::min(head_tile_, last - t.first_head));
+    if (!with_queries) return t;
+    for (int64_t q = 0; q < t.n_queries(); ++q) {
+      float* to = t.scratch.q + q * padded(k_dim_);
+      std::copy_n(at(a_.q, t.row_of(q), t.head_of(q)), k_dim_, to);
+      std::fill(to + k_dim_, to + padded(k_dim_), 0.0F);
+    }
+    return t;
+  }
+
+  // All positions that some query of the task looks at.
+  [[nodiscard]] Range range_of(const Task& t) const {
+    Range all{std::numeric_limits<int64_t>::max(), 0};
+    for (int64_t i = 0; i < t.chunk.n; ++i) {
+      const Range r = range_of(t.chunk.first + i);
+      if (r.empty()) continue;
+      all = {std::min(all.first, r.first), std::max(all.last, r.last)};
+    }
+    return all;
+  }
+
+  void whole_task(int64_t index, int32_t thread) const {
+    const Task t = make_task(index, thread, true);
+    const Range all = range_of(t);
+    Softmax state[kQueries];
+    Softmax total[kQueries];
+    for (int64_t q = 0; q < t.n_queries(); ++q) total[q] = kNothing;
+    for (int64_t span = all.first / kSpan; !all.empty() && span * kSpan < all.last; ++span) {
+      run_span(t, all, span, t.scratch.o, state);
+      for (int64_t q = 0; q < t.n_queries(); ++q) {
+        merge(total[q], t.scratch.total + q * o_stride_, state[q], t.scratch.o + q * o_stride_);
+      }
+    }
+    for (int64_t q = 0; q < t.n_queries(); ++q) finish(t, q, total[q], t.scratch.total + q * o_stride_);
+  }
+
+  void span_task(int64_t index, int64_t span, int64_t part, int32_t thread) const {
+    const Task t = make_task(index, thread, true);
+    run_span(t, range_of(t), span, s_.partial + part * kQueries * o_stride_, s_.states + part * kQueries);
+  }
+
+  void merge_task(int64_t index, int64_t spans, int32_t thread) const {
+    const Task t = make_task(index, thread, false);
+    for (int64_t q = 0; q < t.n_queries(); ++q) {
+      Softmax total = kNothing;
+      float* o = t.scratch.total + q * o_stride_;
+      for (int64_t part = index * spans; part < (index + 1) * spans; ++part) {
+        merge(total, o, s_.states[part * kQueries + q], s_.partial + (part * kQueries + q) * o_stride_);
+      }
+      finish(t, q, total, o);
+    }
+  }
+
+  // One span of positions for all queries of a task, from nothing: o [n_queries, o_stride] and state [n_queries].
+  void run_span(const Task& t, const Range& all, int64_t span, float* o, Softmax* state) const {
+    const int64_t n = t.n_queries();
+    std::fill_n(o, n * o_stride_, 0.0F);
+    for (int64_t q = 0; q < n; ++q) state[q] = kNothing;
+    const int64_t end = std::min(all.last, (span + 1) * kSpan);
+    for (int64_t block = std::max(all.first, span * kSpan) / kPositions * kPositions; block < end;
+         block += kPositions) {
+      const Range seen{std::max(all.first, block), std::min(end, block + kPositions)};
+      if (!seen.empty()) run_block(t, block, seen, o, state);
+    }
+  }
+
+  void run_block(const Task& t, int64_t block, const Range& seen, float* o, Softmax* state) const {
+    const Scratch& s = t.scratch;
+    const int64_t n = t.n_queries();
+    find_rows(t, block, seen);
+    const float* queries[kQueries];
+    for (int64_t q = 0; q < n; ++q) queries[q] = s.q + q * padded(k_dim_);
+    const int64_t offset = seen.first - block;
+    kernels_.score({queries, n, s.keys + offset, seen.last - seen.first, k_dim_, a_.k.dtype, s.scores + offset});
+    Range ranges[kQueries];
+    for (int64_t q = 0; q < n; ++q) {
+      const Range own = range_of(t.row_of(q));
+      ranges[q] = {std::max(own.first, block) - block, std::min(own.last, block + kPositions) - block};
+      if (ranges[q].empty()) {
+        ranges[q] = {0, 0};
+        continue;
+      }
+      const float shrink = kernels_.softmax(s.scores + q * kScoreStride, ranges[q].first, ranges[q].last, a_.scale,
+                                            a_.soft_cap, state[q]);
+      if (shrink != 1.0F) kernels_.blend(shrink, o + q * o_stride_, 0.0F, nullptr, v_dim_);
+    }
+    for (int64_t q = 0; q < n;) {
+      int64_t same = 1;
+      while (q + same < n && ranges[q + same].first == ranges[q].first && ranges[q + same].last == ranges[q].last)
+        ++same;
+      if (same < 4) same = std::min<int64_t>(4, n - q);
+      mix(s, ranges, q, same, o);
+      q += same;
+    }
+  }
+
+  // Adds values to queries [q, q + n): what all look at at once, what only some do one by one, each in ascending order.
+  void mix(const Scratch& s, const Range* ranges, int64_t q, int64_t n, float* o) const {
+    Range common = ranges[q];
+    for (int64_t i = 1; i < n; ++i) {
+      common = {std::max(common.first, ranges[q + i].first), std::min(common.last, ranges[q + i].last)};
+    }
+    if (common.empty()) {
+      for (int64_t i = 0; i < n; ++i) mix_range(s, ranges[q + i], q + i, 1, o);
+      return;
+    }
+    for (int64_t i = 0; i < n; ++i) mix_range(s, {ranges[q + i].first, common.first}, q + i, 1, o);
+    mix_range(s, common, q, n, o);
+    for (int64_t i = 0; i < n; ++i) mix_range(s, {common.last, ranges[q + i].last}, q + i, 1, o);
+  }
+  void mix_range(const Scratch& s, const Range& r, int64_t q, int64_t n, float* o) const {
+    if (r.empty()) return;
+    kernels_.mix(
+        {s.scores + q * kScoreStride, n, s.values, r.first, r.last, v_dim_, a_.v.dtype, o + q * o_stride_, o_stride_});
+  }
+
+  // Where the positions of a block lie in the cache; after the last, the last once more, because kernels take several
+  // at once.
+  void find_rows(const Task& t, int64_t block, const Range& seen) const {
+    const int32_t* pages = row<int32_t>(a_.pages.page_table, item<int32_t>(a_.sequences, t.chunk.first));
+    const int64_t k_bytes = a_.k.dtype == MOE_F32 ? 4 : 2;
+    const int64_t v_bytes = a_.v.dtype == MOE_F32 ? 4 : 2;
+    const auto* k = static_cast<const char*>(a_.k.data) + (a_.k.ndim == 3 ? t.kv_head * a_.k.strides[1] * k_bytes : 0);
+    const auto* v = static_cast<const char*>(a_.v.data) + (a_.v.ndim == 3 ? t.kv_head * a_.v.strides[1] * v_bytes : 0);
+    for (int64_t p = seen.first; p < seen.last;) {
+      const int64_t in_page = p % a_.pages.page_size;
+      const int64_t first_row = pages[p / a_.pages.page_size] * a_.pages.page_size + in_page;
+      const int64_t n = std::min(seen.last - p, a_.pages.page_size - in_page);
+      for (int64_t i = 0; i < n; ++i) {
+        t.scratch.keys[p + i - block] = k + (first_row + i) * a_.k.strides[0] * k_bytes;
+        t.scratch.values[p + i - block] = v + (first_row + i) * a_.v.strides[0] * v_bytes;
+      }
+      p += n;
+    }
+    const int64_t end = seen.last - block;
+    for (int64_t i = end; i < std::min(end + 16, kScoreStride); ++i) t.scratch.keys[i] = t.scratch.keys[end - 1];
+  }
+
+  void merge(Softmax& total, float* o, const Softmax& part, const float* part_o) const {
+    if (part.sum == 0.0F) return;
+    if (total.sum == 0.0F) {
+      total = part;
+      std::copy_n(part_o, v_dim_, o);
+      return;
+    }
+    const float top = std::max(total.largest, part.largest);
+    const float a = kernels_.exp(total.largest - top);
+    const float b = kernels_.exp(part.largest - top);
+    kernels_.blend(a, o, b, part_o, v_dim_);
+    total = {top, total.sum * a + part.sum * b};
+  }
+
+  void finish(const Task& t, int64_t q, Softmax total, const float* o) const {
+    float* out = at(a_.out, t.row_of(q), t.head_of(q));
+    if (range_of(t.row_of(q)).empty()) {
+      std::fill_n(out, v_dim_, 0.0F);
+      return;
+    }
+    float factor = 1.0F;
+    if (present(a_.sinks)) {
+      const float sink = item<float>(a_.sinks, t.head_of(q));
+      const float top = std::max(total.largest, sink);
+      factor = kernels_.exp(total.largest - top);
+      total.sum = total.sum * factor + kernels_.exp(sink - top);
+    }
+    kernels_.add(factor / total.sum, o, 0.0F, nullptr, out, v_dim_);
+  }
+
+  static constexpr Softmax kNothing{-std::numeric_limits<float>::infinity(), 0.0F};
+
+  const Kernels& kernels_;
+  const moe_attention_args& a_;
+  const Space& s_;
+  int64_t heads_;
+  int64_t k_dim_;
+  int64_t v_dim_;
+  int64_t kv_heads_;
+  int64_t o_stride_;
+  int64_t head_tile_ = 1;
+  int64_t head_tiles_ = 1;
+  int64_t n_chunks_ = 0;
+  int64_t longest_ = 0;  // the largest position of the call, plus one
+};
+
+uint64_t attention_workspace(const Kernels&, const moe_attention_args& args) {
+  Arena arena;
+  take_space(arena, args);
+  return arena.used();
+}
+
+Status attention(const Kernels& kernels, const moe_attention_args& args) {
+  MOE_TRY(loops::check_cache_dtype("k", args.k.dtype));
+  MOE_TRY(loops::check_cache_dtype("v", args.v.dtype));
+  const int64_t n = args.q.shape[0];
+  const int64_t max_positions = args.pages.page_table.shape[1] * args.pages.page_size;
+  MOE_TRY(loops::expect_shape("out", args.out, n, args.q.shape[1], args.out.shape[2]));
+  if (args.window < 0) return loops::bad("window", "0 or more", args.window);
+  if (n == 0 || args.q.shape[1] == 0) return {};
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t position = item<int32_t>(args.positions, i);
+    if (position >= max_positions)
+      return loops::bad("positions", "less than " + std::to_string(max_positions), position);
+  }
+  Arena arena(args.header);
+  const Space space = take_space(arena, args);
+  MOE_TRY(arena.check());
+  Attention(kernels, args, space).run();
+  return {};
+}
+
+constexpr OpRow kOps[] = {op_row<moe_attention_args, attention, attention_workspace>(MOE_OP_ATTENTION)};
+
+}  // namespace
+
+std::span<const OpRow> attention_ops() { return kOps; }
+
+}  // namespace moe::cpu

@@ -1,0 +1,215 @@
+#include "weight.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moe/sdk/codec.hpp"
+#include "moe/sdk/numeric.hpp"
+#include "moe/sdk/tensor.hpp"
+#include "parallel.hpp"
+
+namespace moe::cpu {
+
+Memory::Memory(uint64_t n_bytes) {
+  if (n_bytes == 0) return;
+  void* p = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return;
+#ifdef MADV_HUGEPAGE
+  madvise(p, n_bytes, MADV_HUGEPAGE);  // fewer misses of the TLB when weights stream; a refusal does no harm
+#endif
+  data_ = static_cast<char*>(p);
+  n_bytes_ = n_bytes;
+}
+Memory::~Memory() {
+  if (data_ != nullptr) munmap(data_, n_bytes_);
+}
+Memory::Memory(Memory&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), n_bytes_(std::exchange(other.n_bytes_, 0)) {}
+Memory& Memory::operator=(Memory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(n_bytes_, other.n_bytes_);
+  return *this;
+}
+
+namespace {
+
+constexpr const char* kNames[kFormats] = {"f32", "f16", "bf16"};
+
+int64_t element_bytes(Format format) { return format == Format::kF32 ? 4 : 2; }
+
+// The narrowest format that holds every value of an encoding: mxfp4's are 4-bit floats times a power of two, e4m3's
+// have four significant bits; scales of the others have eleven and their products more than an f16 or bf16 keeps.
+Result<Format> format_for(std::string_view encoding, std::string_view wanted) {
+  const std::string_view name = wanted == "auto" ? encoding : wanted;
+  for (int i = 0; i < kFormats; ++i) {
+    if (name == kNames[i]) return static_cast<Format>(i);
+  }
+  if (wanted == "auto") return encoding == "mxfp4" || encoding == "f8_e4m3" ? Format::kBF16 : Format::kF32;
+  return unimplemented("encoding: expected auto, f32, f16 or bf16 (what the backend cpu can keep), got " +
+                       std::string(wanted));
+}
+
+// Lays out the weight and gets its memory.
+Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Format format) {
+  const auto fail = [&] {
+    return invalid("shape: expected one whose bytes can be counted, got " + std::to_string(source.n_groups) + " x [" +
+                   std::to_string(source.n_out) + ", " + std::to_string(source.n_in) + "]");
+  };
+  constexpr int64_t kLimit = int64_t{1} << 40;
+  if (source.n_groups < 0 || source.n_out < 0 || source.n_in < 0 || source.n_in > kLimit || source.n_out > kLimit)
+    return fail();
+  auto w = std::make_unique<moe_weight>();
+  w->n_groups = source.n_groups;
+  w->n_out = source.n_out;
+  w->n_in = source.n_in;
+  w->format = format;
+  w->panel_rows = source.uses == MOE_USE_EMBED ? 1 : kPanel;
+  w->n_panels = (source.n_out + w->panel_rows - 1) / w->panel_rows;
+  w->panel_bytes = (source.n_in + 1) / 2 * 2 * w->panel_rows * element_bytes(format);
+  uint64_t n_bytes = 64;  // a product may look ahead
+  uint64_t group_bytes = 0;
+  if (__builtin_mul_overflow(static_cast<uint64_t>(w->n_panels), static_cast<uint64_t>(w->panel_bytes), &group_bytes))
+    return fail();
+  if (__builtin_mul_overflow(group_bytes, static_cast<uint64_t>(w->n_groups), &group_bytes)) return fail();
+  if (__builtin_add_overflow(group_bytes, n_bytes, &n_bytes) || n_bytes > (uint64_t{1} << 62)) return fail();
+  w->memory = Memory(n_bytes);
+  if (w->memory.data() == nullptr)
+    return exhausted("prepare: expected " + std::to_string(n_bytes) + " bytes, got less");
+  return w;
+}
+
+// Where element k of row r of a panel lies, in elements.
+int64_t element_at(const moe_weight& w, int64_t r, int64_t k) {
+  if (w.format == Format::kBF16) return (k / 2 * w.panel_rows + r) * 2 + k % 2;
+  return k * w.panel_rows + r;
+}
+
+// One row of f32 into its panel.
+void pack_row(const moe_weight& w, const float* values, int64_t r, char* panel) {
+  const int64_t step = w.panel_rows;
+  if (w.format == Format::kF32) {
+    auto* out = reinterpret_cast<float*>(panel) + r;
+    for (int64_t k = 0; k < w.n_in; ++k) out[k * step] = values[k];
+  } else if (w.format == Format::kF16) {
+    auto* out = reinterpret_cast<uint16_t*>(panel) + r;
+    for (int64_t k = 0; k < w.n_in; ++k) out[k * step] = f32_to_f16(values[k]);
+  } else {
+    auto* out = reinterpret_cast<uint16_t*>(panel);
+    for (int64_t k = 0; k < w.n_in; ++k) out[element_at(w, r, k)] = f32_to_bf16(values[k]);
+  }
+}
+
+// Rows of 16-bit numbers as they are stored (aligned or not); the inner loop transposes elements or pairs of them.
+void copy_rows(const moe_weight& w, const char* values, int64_t n_rows, char* panel) {
+  const int64_t stride = w.n_in * 2;
+  if (w.panel_rows == 1) {
+    std::memcpy(panel, values, static_cast<size_t>(stride));
+    return;
+  }
+  if (w.format == Format::kBF16) {
+    for (int64_t pair = 0; pair < w.n_in / 2; ++pair) {
+      for (int64_t r = 0; r < n_rows; ++r)
+        std::memcpy(panel + (pair * kPanel + r) * 4, values + r * stride + pair * 4, 4);
+    }
+    if (w.n_in % 2 == 0) return;
+    for (int64_t r = 0; r < n_rows; ++r) {
+      std::memcpy(panel + (w.n_in / 2 * kPanel + r) * 4, values + (r + 1) * stride - 2, 2);
+    }
+    return;
+  }
+  for (int64_t k = 0; k < w.n_in; ++k) {
+    for (int64_t r = 0; r < n_rows; ++r) std::memcpy(panel + (k * kPanel + r) * 2, values + r * stride + k * 2, 2);
+  }
+}
+
+// Rows of one panel from the source into place.
+void pack_panel(const moe_weight_source& source, const moe_weight& w, int64_t group, int64_t index, const void* raw,
+                float* scratch) {
+  const int64_t first = index * w.panel_rows;
+  const int64_t n = std::min(w.panel_rows, w.n_out - first);
+  char* panel = w.panel(group, index);
+  if (raw != nullptr) {
+    copy_rows(w, static_cast<const char*>(raw) + first * w.n_in * 2, n, panel);
+    return;
+  }
+  source.read_f32(source.context, group, first, n, scratch);
+  for (int64_t r = 0; r < n; ++r) pack_row(w, scratch + r * w.n_in, r, panel);
+}
+
+void pack(const moe_weight_source& source, const moe_weight& w) {
+  const bool as_stored = w.format != Format::kF32 && format_name(w.format) == std::string_view(source.encoding);
+  // Rows that are kept as they are come in lots, so that a task is worth it.
+  const int64_t lot = w.panel_rows == 1 ? 64 : 1;
+  const int64_t tasks = (w.n_panels + lot - 1) / lot;
+  std::vector<std::vector<float>> scratch(static_cast<size_t>(n_threads()));
+  std::vector<std::atomic<int64_t>> left(static_cast<size_t>(w.n_groups));
+  for (auto& n : left) n = tasks;
+  spread(w.n_groups * tasks, kSpreadCost, [&](int64_t task, int32_t thread) {
+    const int64_t group = task / tasks;
+    const void* raw = as_stored && source.raw != nullptr ? source.raw(source.context, group) : nullptr;
+    auto& rows = scratch[static_cast<size_t>(thread)];
+    if (raw == nullptr) rows.resize(static_cast<size_t>(w.panel_rows * w.n_in));
+    const int64_t end = std::min(w.n_panels, (task % tasks + 1) * lot);
+    for (int64_t p = task % tasks * lot; p < end; ++p) pack_panel(source, w, group, p, raw, rows.data());
+    if (--left[static_cast<size_t>(group)] == 0 && source.done != nullptr) source.done(source.context, group);
+  });
+}
+
+}  // namespace
+
+const char* format_name(Format format) { return kNames[static_cast<int>(format)]; }
+
+Result<moe_prepared> prepare_weight(const moe_weight_source& source) {
+  const std::string_view wanted = source.wanted == nullptr ? "auto" : source.wanted;
+  MOE_ASSIGN(const Format format, format_for(source.encoding == nullptr ? "f32" : source.encoding, wanted));
+  MOE_ASSIGN(std::unique_ptr<moe_weight> weight, allocate(source, format));
+  pack(source, *weight);
+  auto prepared = make<moe_prepared>();
+  prepared.encoding = format_name(format);
+  prepared.n_bytes = weight->n_bytes();
+  prepared.owner = prepared.weight = weight.release();
+  prepared.release = [](moe_prepared* self) { delete static_cast<moe_weight*>(self->owner); };
+  return prepared;
+}
+
+void read_row(const moe_weight& w, int64_t group, int64_t row, float* out) {
+  const char* panel = w.panel(group, row / w.panel_rows);
+  const int64_t r = row % w.panel_rows;
+  if (w.format == Format::kF32) {
+    const auto* from = reinterpret_cast<const float*>(panel);
+    for (int64_t k = 0; k < w.n_in; ++k) out[k] = from[element_at(w, r, k)];
+    return;
+  }
+  const auto* from = reinterpret_cast<const uint16_t*>(panel);
+  if (w.format == Format::kF16) {
+    for (int64_t k = 0; k < w.n_in; ++k) out[k] = f16_to_f32(from[element_at(w, r, k)]);
+    return;
+  }
+  for (int64_t k = 0; k < w.n_in; ++k) out[k] = bf16_to_f32(from[element_at(w, r, k)]);
+}
+
+constexpr moe_backend_rows kRowsExtension = [] {
+  auto rows = make<moe_backend_rows>();
+  rows.shape = [](const moe_weight* weight, int64_t shape[3]) {
+    shape[0] = weight->n_groups;
+    shape[1] = weight->n_out;
+    shape[2] = weight->n_in;
+  };
+  rows.row = [](const moe_weight* weight, int64_t group, int64_t row, float* scratch) -> const float* {
+    if (weight->panel_rows == 1 && weight->format == Format::kF32) {
+      return reinterpret_cast<const float*>(weight->panel(group, row));
+    }
+    read_row(*weight, group, row, scratch);
+    return scratch;
+  };
+  return rows;
+}();
+
+}  // namespace moe::cpu
