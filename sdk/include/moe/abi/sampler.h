@@ -12,6 +12,12 @@ extern "C" {
 
 typedef struct moe_sampler_state moe_sampler_state; /* of one request in one link */
 
+/* What moe_sample_row.picked holds besides a token. */
+enum {
+  MOE_PICKED_NONE = -1,  /* no link has decided */
+  MOE_PICKED_FAILED = -2 /* the link that was to decide found a NaN, +inf, or no finite logit */
+};
+
 /* One request's row. The logits are the link's to change in place; -inf takes a token out. */
 typedef struct moe_sample_row {
   moe_sampler_state* state;
@@ -21,7 +27,7 @@ typedef struct moe_sample_row {
   int64_t n_prompt; /* how much of the history is prompt */
   uint64_t seed;    /* with `counter`, the row's random stream: moe/sdk/random.hpp. Nothing else may be random */
   uint64_t counter; /* index of the token to be generated: the same wherever the request runs and whoever runs beside it */
-  int32_t picked;   /* -1; a link that decides writes the token here and later links leave the row alone */
+  int32_t picked;   /* MOE_PICKED_NONE; a link that decides writes the token here, or MOE_PICKED_FAILED */
   int32_t reserved;
 } moe_sample_row;
 
@@ -41,7 +47,13 @@ typedef struct moe_sampler {
                        moe_message* message);
   void (*destroy)(moe_sampler_state* state);
 
-  /* Changes the rows' logits, or picks. NaN must not be hidden. Allocates nothing after a state's first call.
+  /* Changes the rows' logits, or picks. A row whose `picked` is not MOE_PICKED_NONE is left alone. Allocates nothing after a state's
+   * first call.
+   *
+   * Broken logits must surface, in their own request only: a row that holds a NaN or +inf, or no finite logit, keeps them through every
+   * link, and the link that decides (any with MOE_CAP_PICKS, and temperature 0) sets MOE_PICKED_FAILED there, which the core turns into
+   * the failure of that request alone. The call still returns MOE_OK: its other rows are good. Another status means that the call did
+   * nothing of use, and fails every request in it.
    * [compute-thread; several calls at once on different rows] */
   moe_status (*apply)(const moe_sample_args* args, moe_message* message);
 
