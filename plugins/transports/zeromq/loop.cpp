@@ -1,0 +1,219 @@
+#include "loop.hpp"
+
+#include <algorithm>
+#include <thread>
+
+#include "moe/sdk/plugin.hpp"
+#include "patchbay.pb.h"
+
+namespace zeromq {
+
+namespace {
+
+constexpr int kReceiveBatch = 64;  // messages handled before events go out again
+// When to try again to send to a peer whose connection takes nothing, for libzmq does not say when it does again. Soon
+// while it helps: a reader that catches up gets as much per try as its connection buffers.
+constexpr std::chrono::milliseconds kSoon{1};
+constexpr std::chrono::milliseconds kLate{20};
+constexpr std::chrono::milliseconds kIdle{1000};
+
+}  // namespace
+
+void log(int32_t level, const std::string& text) {
+  if (const moe_host* h = moe::host()) h->log(h->self, level, "zeromq", text.c_str());
+}
+
+void count(const char* metric) {
+  if (const moe_host* h = moe::host()) h->metric_add(h->self, metric, 1);
+}
+
+Loop::Loop(const LoopOptions& options, const moe_service& service)
+    : options_(options),
+      service_(service),
+      context_(1),
+      socket_(context_, zmq::socket_type::router),
+      monitor_(context_, socket_) {
+  configure();
+  socket_.bind(options_.bind);
+  address_ = socket_.get(zmq::sockopt::last_endpoint);
+}
+
+// Where authentication goes: CURVE's keys and the ZAP domain are options of the socket before it is bound.
+void Loop::configure() {
+  socket_.set(zmq::sockopt::router_mandatory,
+              true);  // without it, events for a full or vanished peer disappear silently
+  socket_.set(zmq::sockopt::linger, 0);
+  socket_.set(zmq::sockopt::maxmsgsize, options_.max_message_bytes);
+  socket_.set(zmq::sockopt::sndhwm, static_cast<int>(options_.send.events));
+  socket_.set(zmq::sockopt::rcvhwm, kReceiveBatch);
+  socket_.set(zmq::sockopt::handshake_ivl, options_.handshake_ms);
+  if (options_.heartbeat_ms > 0) {  // finds hosts that vanished without a word; a hung process it does not
+    socket_.set(zmq::sockopt::heartbeat_ivl, options_.heartbeat_ms);
+    socket_.set(zmq::sockopt::heartbeat_timeout, 3 * options_.heartbeat_ms);
+  }
+  if (options_.bind.find('[') != std::string::npos) socket_.set(zmq::sockopt::ipv6, true);
+}
+
+void Loop::run() noexcept {
+  while (!is_done()) {
+    try {
+      step();
+    } catch (const std::exception& e) {  // out of memory or file handles: the next step may have them again
+      log(MOE_LOG_ERROR, std::string("I/O: ") + e.what());
+      std::this_thread::sleep_for(kLate);
+    }
+  }
+  peers_.clear();  // closes their connections
+}
+
+void Loop::stop(std::chrono::milliseconds grace) {
+  deadline_ = Clock::now() + grace;
+  stopping_ = true;
+  wakeup_.wake();
+}
+
+bool Loop::is_done() const {
+  if (!stopping_) return false;
+  const bool sent = std::all_of(peers_.begin(), peers_.end(), [](const auto& p) { return p.second->is_empty(); });
+  return sent || Clock::now() >= deadline_.load();
+}
+
+void Loop::step() {
+  const bool stuck =
+      std::any_of(peers_.begin(), peers_.end(), [](const auto& p) { return p.second->stuck_since().has_value(); });
+  zmq::pollitem_t items[] = {{nullptr, wakeup_.fd(), ZMQ_POLLIN, 0},
+                             {monitor_.handle(), 0, ZMQ_POLLIN, 0},
+                             {socket_.handle(), 0, ZMQ_POLLIN, 0}};
+  zmq::poll(items, stopping_ ? 2 : 3, stuck ? retry_ : stopping_ ? kLate : kIdle);
+  drop_disconnected();
+  if (!stopping_) receive();
+  flush_marked();
+}
+
+void Loop::drop_disconnected() {
+  for (const int fd : monitor_.drain()) {
+    const auto found = by_fd_.find(fd);
+    if (found != by_fd_.end()) drop(found->second);
+  }
+}
+
+void Loop::drop(Peer* peer) {
+  by_fd_.erase(peer->fd());
+  peers_.erase(std::string(peer->identity()));
+}
+
+void Loop::receive() {
+  Incoming in;
+  for (int i = 0; i < kReceiveBatch && receive_one(in); ++i) {
+    drop_disconnected();  // see PeerMonitor
+    handle(in);
+  }
+}
+
+bool Loop::receive_one(Incoming& in) {
+  zmq::message_t identity;
+  if (!socket_.recv(identity, zmq::recv_flags::dontwait)) return false;
+  in = {};
+  in.identity = identity.to_string();
+  bool more = identity.more();
+  while (more) {  // a message's frames come together or not at all
+    zmq::message_t frame;
+    if (!socket_.recv(frame, zmq::recv_flags::none)) break;
+    more = frame.more();
+    if (++in.n_frames > 1) continue;
+    in.fd = zmq_msg_get(frame.handle(), ZMQ_SRCFD);
+    in.payload = std::move(frame);
+  }
+  return true;
+}
+
+// The peer that sent it; null if it may not talk to us.
+Peer* Loop::peer_of(const Incoming& in) {
+  if (in.fd >= 0 && !monitor_.is_connected(in.fd)) return nullptr;  // it has gone since
+  const auto found = peers_.find(in.identity);
+  if (found != peers_.end()) {
+    if (found->second->fd() == in.fd) return found->second.get();
+    drop(found->second.get());  // another connection of that name
+  }
+  if (peers_.size() >= options_.max_connections) {
+    count("zeromq_connections_refused_total");
+    send_error(in.identity, moe::exhausted("connections: expected at most " + std::to_string(options_.max_connections) +
+                                           ", got one more"));
+    return nullptr;
+  }
+  auto peer = std::make_unique<Peer>(in.identity, in.fd, options_.send, wakeup_);
+  if (const moe::Status opened = peer->open(service_); !opened.ok()) {
+    count("zeromq_connections_refused_total");
+    send_error(in.identity, opened.error());
+    return nullptr;
+  }
+  if (in.fd >= 0) by_fd_[in.fd] = peer.get();
+  return peers_.emplace(in.identity, std::move(peer)).first->second.get();
+}
+
+void Loop::handle(const Incoming& in) {
+  Peer* peer = peer_of(in);
+  if (peer == nullptr || peer->is_cut()) return;
+  if (in.n_frames != 1) {
+    return cut(*peer, moe::invalid("message: expected 1 frame, got " + std::to_string(in.n_frames)));
+  }
+  const moe::Status submitted = peer->submit(in.payload.to_string_view());
+  if (!submitted.ok()) cut(*peer, submitted.error());
+}
+
+void Loop::cut(Peer& peer, const moe::Error& error) {
+  count("zeromq_connections_cut_total");
+  log(MOE_LOG_WARNING, "a client is cut off: " + error.message);
+  peer.cut();
+  send_error(peer.identity(), error);
+}
+
+void Loop::flush_marked() {
+  for (Peer* peer : wakeup_.take()) {
+    if (!peer->stuck_since()) flush(peer);
+  }
+  std::vector<Peer*> stuck;
+  for (const auto& [identity, peer] : peers_) {
+    if (peer->stuck_since()) stuck.push_back(peer.get());
+  }
+  bool helped = false;
+  for (Peer* peer : stuck) {
+    helped = flush(peer) || helped;
+  }
+  retry_ = helped ? kSoon : std::min(2 * retry_, kLate);
+}
+
+bool Loop::flush(Peer* peer) {
+  const auto before = peer->stuck_since();
+  if (!peer->flush([this](const std::string& identity, std::string_view bytes) { return send(identity, bytes); })) {
+    drop(peer);
+    return true;
+  }
+  const auto since = peer->stuck_since();
+  if (since && Clock::now() - *since > options_.stalled) {
+    cut(*peer, moe::exhausted("reader: expected to read, got nothing from it for " +
+                              std::to_string(options_.stalled.count()) + " ms"));
+  }
+  return since != before;
+}
+
+moe_status Loop::send(const std::string& identity, std::string_view bytes) {
+  try {
+    const auto flags = zmq::send_flags::dontwait;
+    if (!socket_.send(zmq::buffer(identity), flags | zmq::send_flags::sndmore)) return MOE_RESOURCE_EXHAUSTED;
+    // Room was checked with the first frame; here a peer can only have vanished, which the monitor tells.
+    socket_.send(zmq::buffer(bytes), flags);
+    return MOE_OK;
+  } catch (const zmq::error_t& e) {
+    return e.num() == EHOSTUNREACH ? MOE_UNAVAILABLE : MOE_INTERNAL;
+  }
+}
+
+void Loop::send_error(const std::string& identity, const moe::Error& error) {
+  patchbay::v1::ServerMessage message;
+  message.mutable_error()->set_code(static_cast<patchbay::v1::Code>(error.code));
+  message.mutable_error()->set_message(error.message);
+  send(identity, message.SerializeAsString());  // where it does not arrive, there is nobody to tell
+}
+
+}  // namespace zeromq

@@ -1,0 +1,331 @@
+// The plugin as it is loaded, with scripted clients on one side and a service over an echoing engine on the other.
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "core/plugin/host.hpp"
+#include "core/plugin/library.hpp"
+#include "core/plugin/options.hpp"
+#include "core/service/service.hpp"
+#include "tests/core/service/fake_engine.hpp"
+#include "tests/core/service/text_fixture.hpp"
+#include "zmq_client.hpp"
+
+namespace patchbay {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::ZmqClient;
+
+struct ZeromqTest : ::testing::Test {
+  void SetUp() override {
+    const std::string path = std::string(PATCHBAY_BINARY_DIR) + "/lib/patchbay/plugins/transport_zeromq.so";
+    auto loaded = Library::load(path, host.abi());
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    library = std::move(loaded).value();
+    const auto components = library->components(MOE_TRANSPORT_ID);
+    ASSERT_EQ(components.size(), 1U);
+    table = reinterpret_cast<const moe_transport*>(components[0]);
+  }
+  void TearDown() override {
+    stop();
+    engine.stop();
+    service.reset();
+  }
+
+  // The error of creating it, or nothing.
+  std::string create(const std::map<std::string, std::string>& given) {
+    std::vector<moe_option_value> values;
+    texts.clear();
+    for (uint32_t i = 0; i < table->component.n_options; ++i) {
+      const moe_option& o = table->component.options[i];
+      const auto found = given.find(o.key);
+      const std::string& text = texts.emplace_back(found == given.end() ? o.default_text : found->second);
+      moe_option_value v{};
+      v.key = o.key;
+      v.type = o.type;
+      if (o.type == MOE_OPTION_STRING) v.value.s = text.c_str();
+      if (o.type == MOE_OPTION_INT) v.value.i = std::stoll(text);
+      if (o.type == MOE_OPTION_BOOL) v.value.i = text == "true" ? 1 : 0;
+      values.push_back(v);
+    }
+    char text[512] = "";
+    moe_message message{text, sizeof text, 0};
+    const moe_status status =
+        table->create(host.abi(), values.data(), static_cast<uint32_t>(values.size()), &transport, &message);
+    return status == MOE_OK ? "" : text;
+  }
+  void serve(std::map<std::string, std::string> given = {}, const ServiceOptions& options = {}) {
+    given.emplace("bind", "tcp://127.0.0.1:*");
+    service = std::make_unique<Service>(engine, *model, metrics, v1::Info(), options);
+    engine.before_step = [this] { std::this_thread::sleep_for(step.load()); };
+    engine.start();
+    ASSERT_EQ(create(given), "");
+    char text[512] = "";
+    moe_message message{text, sizeof text, 0};
+    ASSERT_EQ(table->start(transport, service->abi(), &message), MOE_OK) << text;
+    address = table->address(transport);
+  }
+  void stop(int64_t grace_ms = 0) {
+    if (transport == nullptr) return;
+    table->stop(transport, grace_ms);
+    table->destroy(std::exchange(transport, nullptr));
+  }
+  bool eventually(const std::function<bool()>& holds) {
+    for (int i = 0; i < 1000; ++i) {
+      if (holds()) return true;
+      std::this_thread::sleep_for(milliseconds(5));
+    }
+    return false;
+  }
+  double n_connections() const {
+    const v1::Metrics all = service->metrics();
+    for (const auto& m : all.metrics()) {
+      if (m.name() == "patchbay_connections") return m.value();
+    }
+    return -1;
+  }
+
+  Host host{1};
+  std::shared_ptr<Library> library;
+  const moe_transport* table = nullptr;
+  moe_transport_instance* transport = nullptr;
+  std::deque<std::string> texts;
+  std::string address;
+  testing::FakeEngine engine;
+  std::atomic<std::chrono::microseconds> step = std::chrono::microseconds(0);  // what a step takes
+  std::unique_ptr<TextModel> model = testing::byte_model();
+  Metrics metrics;
+  std::unique_ptr<Service> service;
+};
+
+TEST_F(ZeromqTest, a_stream_comes_whole_over_tcp) {
+  serve();
+  EXPECT_EQ(address.rfind("tcp://127.0.0.1:", 0), 0U) << address;
+  EXPECT_EQ(address.find('*'), std::string::npos) << address;
+  ZmqClient client(address);
+  client.generate(1, "over the wire: é");
+  const auto s = client.stream(1);
+  EXPECT_EQ(s.text, "over the wire: é");
+  EXPECT_EQ(s.end.reason(), v1::FINISH_REASON_STOP);
+}
+
+TEST_F(ZeromqTest, a_stream_comes_whole_over_ipc) {
+  const std::string path = ::testing::TempDir() + "zeromq_test_" + std::to_string(getpid()) + ".ipc";
+  serve({{"bind", "ipc://" + path}});
+  {
+    ZmqClient client(address);
+    client.generate(1, "over a file");
+    EXPECT_EQ(client.stream(1).text, "over a file");
+    EXPECT_EQ(n_connections(), 1);
+  }
+  EXPECT_TRUE(eventually([this] { return n_connections() == 0; }));
+}
+
+TEST_F(ZeromqTest, many_clients_get_their_own_streams) {
+  serve();
+  std::vector<std::thread> clients;
+  for (int c = 0; c < 8; ++c) {
+    clients.emplace_back([this, c] {
+      ZmqClient client(address);
+      for (uint64_t r = 1; r <= 20; ++r) {
+        const std::string text = "client " + std::to_string(c) + " request " + std::to_string(r) +
+                                 std::string(static_cast<size_t>(c * 10), '.');
+        client.generate(r, text);
+        EXPECT_EQ(client.stream(r).text, text);
+      }
+    });
+  }
+  for (auto& c : clients) c.join();
+  EXPECT_TRUE(eventually([this] { return n_connections() == 0; }));
+}
+
+TEST_F(ZeromqTest, a_cancel_reaches_the_engine_and_other_streams_go_on) {
+  engine.endless = true;
+  step = milliseconds(1);
+  serve();
+  ZmqClient client(address);
+  ZmqClient other(address);
+  client.generate(1, "endless ");
+  other.generate(1, "abc", 100);
+  ASSERT_TRUE(client.receive().has_value());
+  client.cancel(1);
+  while (true) {
+    const auto m = client.receive();
+    ASSERT_TRUE(m.has_value());
+    if (!m->has_end()) continue;
+    EXPECT_EQ(m->end().reason(), v1::FINISH_REASON_CANCELLED);
+    break;
+  }
+  EXPECT_EQ(other.stream(1).n_tokens, 100U);
+}
+
+TEST_F(ZeromqTest, a_client_that_vanishes_frees_its_slot) {
+  engine.endless = true;
+  step = milliseconds(1);
+  serve();
+  ZmqClient other(address);
+  other.generate(1, "xyz", 300);
+  {
+    ZmqClient client(address);
+    client.generate(1, "endless ");
+    ASSERT_TRUE(client.receive().has_value());
+    EXPECT_EQ(n_connections(), 2);
+  }
+  EXPECT_TRUE(eventually([this] { return service->n_running() == 1 && n_connections() == 1; }));
+  EXPECT_EQ(other.stream(1).n_tokens, 300U);
+}
+
+TEST_F(ZeromqTest, a_client_that_vanishes_before_its_first_token_frees_its_slot) {
+  engine.endless = true;
+  step = milliseconds(100);  // a long prefill: nothing is sent that could fail
+  serve();
+  {
+    ZmqClient client(address);
+    client.generate(1, "endless ");
+    ASSERT_TRUE(eventually([this] { return service->n_running() == 1; }));
+  }
+  EXPECT_TRUE(eventually([this] { return service->n_running() == 0; }));
+}
+
+TEST_F(ZeromqTest, a_reader_that_stalls_is_cut_and_the_others_lose_nothing) {
+  engine.endless = true;
+  step = std::chrono::microseconds(20);  // a reader that reads keeps up with that
+  serve({{"send_queue", "4"}});
+  ZmqClient stalled(address, 1, 4096);
+  stalled.generate(1, std::string(2000, 'x'));
+  ZmqClient other(address);
+  other.generate(1, "abcdefg", 10000);
+  const auto s = other.stream(1);
+  EXPECT_EQ(s.n_tokens, 10000U);
+  // What the kernel takes differs from machine to machine, so wait for the cut, then read: all of it, and the reason.
+  ASSERT_TRUE(eventually([this] { return service->n_running() == 0; }));
+  const auto cut = stalled.stream(1);
+  EXPECT_EQ(cut.text.size(), cut.n_tokens);
+  EXPECT_EQ(cut.end.reason(), v1::FINISH_REASON_FAILED);
+  EXPECT_EQ(cut.end.error().code(), v1::CODE_RESOURCE_EXHAUSTED);
+}
+
+TEST_F(ZeromqTest, a_reader_that_pauses_gets_every_event_in_order) {
+  ServiceOptions options;
+  options.hold.events = 100000;
+  options.hold.bytes = 1 << 30;
+  serve({{"send_queue", "4"}}, options);
+  ZmqClient client(address, 1, 4096);
+  const std::string text(4000, 'a');
+  client.generate(1, text);
+  ASSERT_TRUE(eventually([this] { return service->n_running() == 0; }));
+  EXPECT_EQ(client.stream(1).text, text);
+}
+
+TEST_F(ZeromqTest, messages_of_a_wrong_shape_cut_their_sender_only) {
+  serve();
+  ZmqClient good(address);
+  for (const std::vector<std::string>& frames :
+       {std::vector<std::string>{"", ""}, std::vector<std::string>{"\xFF\xFF garbage"},
+        std::vector<std::string>{"", "a", "b", "c", "d"}}) {
+    ZmqClient bad(address);
+    bad.generate(1, "first a good one");
+    EXPECT_EQ(bad.stream(1).text, "first a good one");
+    bad.send_frames(frames);
+    const auto m = bad.receive();
+    ASSERT_TRUE(m.has_value());
+    EXPECT_EQ(m->sequence(), 0U);
+    EXPECT_EQ(m->error().code(), v1::CODE_INVALID_ARGUMENT);
+    bad.generate(2, "ignored from now on");
+    EXPECT_FALSE(bad.receive(milliseconds(50)).has_value());
+    good.generate(1, "unharmed");
+    EXPECT_EQ(good.stream(1).text, "unharmed");
+  }
+}
+
+TEST_F(ZeromqTest, a_message_that_is_too_large_ends_its_connection_only) {
+  serve({{"max_message_bytes", "2000"}});
+  ZmqClient good(address);
+  good.generate(1, "a");
+  EXPECT_EQ(good.stream(1).text, "a");
+  ZmqClient bad(address);
+  bad.send_frames({std::string(5000, 'x')});
+  EXPECT_FALSE(bad.receive(milliseconds(50)).has_value());
+  good.generate(2, "still here");
+  EXPECT_EQ(good.stream(2).text, "still here");
+}
+
+TEST_F(ZeromqTest, connections_beyond_the_limit_are_told_so) {
+  serve({{"max_connections", "1"}});
+  {
+    ZmqClient first(address);
+    first.generate(1, "in");
+    EXPECT_EQ(first.stream(1).text, "in");
+    ZmqClient second(address);
+    second.generate(1, "out");
+    const auto m = second.receive();
+    ASSERT_TRUE(m.has_value());
+    EXPECT_EQ(m->error().code(), v1::CODE_RESOURCE_EXHAUSTED);
+  }
+  ASSERT_TRUE(eventually([this] { return n_connections() == 0; }));
+  ZmqClient third(address);
+  third.generate(1, "in again");
+  EXPECT_EQ(third.stream(1).text, "in again");
+}
+
+TEST_F(ZeromqTest, stop_sends_what_is_queued_and_joins) {
+  serve();
+  ZmqClient client(address);
+  client.generate(1, std::string(2000, 'x'));
+  ASSERT_TRUE(eventually([this] { return engine.stats().steps > 100; }));
+  ASSERT_TRUE(eventually([this] { return service->n_running() == 0; }));
+  const auto began = std::chrono::steady_clock::now();
+  stop(5000);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(4));
+  EXPECT_EQ(n_connections(), 0);
+}
+
+TEST_F(ZeromqTest, stop_waits_no_longer_than_its_grace_for_a_reader_that_stalls) {
+  engine.endless = true;
+  serve({{"send_queue", "4"}});
+  ZmqClient stalled(address, 1, 4096);
+  stalled.generate(1, std::string(2000, 'x'));
+  ASSERT_TRUE(eventually([this] { return engine.stats().tokens_generated > 0 && service->n_running() == 0; }));  // cut
+  const auto began = std::chrono::steady_clock::now();
+  stop(200);
+  const auto took = std::chrono::steady_clock::now() - began;
+  EXPECT_LT(took, std::chrono::seconds(3));
+}
+
+TEST_F(ZeromqTest, addresses_that_others_can_reach_are_refused_unless_allowed) {
+  for (const char* bind : {"tcp://*:5757", "tcp://0.0.0.0:5757", "tcp://192.168.1.7:5757", "tcp://[::]:5757",
+                           "tcp://example.org:1", "tcp://127.0.0.1.example.org:1", "tcp://eth0:5757"}) {
+    EXPECT_NE(create({{"bind", bind}}).find("allow_remote"), std::string::npos) << bind;
+    EXPECT_EQ(create({{"bind", bind}, {"allow_remote", "true"}}), "") << bind;
+    table->destroy(std::exchange(transport, nullptr));
+  }
+  for (const char* bind :
+       {"tcp://127.0.0.1:5757", "tcp://127.9.9.9:*", "tcp://localhost:1", "tcp://[::1]:5757", "ipc:///tmp/x"}) {
+    EXPECT_EQ(create({{"bind", bind}}), "") << bind;
+    table->destroy(std::exchange(transport, nullptr));
+  }
+  for (const char* bind : {"", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://:1", "udp://127.0.0.1:1",
+                           "inproc://x", "ipc://", "127.0.0.1:5757"}) {
+    EXPECT_NE(create({{"bind", bind}}).find("expected tcp://"), std::string::npos) << bind;
+  }
+}
+
+TEST_F(ZeromqTest, an_address_in_use_is_an_error_that_names_it) {
+  serve();
+  moe_transport_instance* first = std::exchange(transport, nullptr);
+  ASSERT_EQ(create({{"bind", address}}), "");
+  char text[512] = "";
+  moe_message message{text, sizeof text, 0};
+  EXPECT_EQ(table->start(transport, service->abi(), &message), MOE_UNAVAILABLE);
+  EXPECT_NE(std::string(text).find(address), std::string::npos) << text;
+  table->destroy(std::exchange(transport, first));
+}
+
+}  // namespace
+}  // namespace patchbay
