@@ -1,0 +1,224 @@
+// patchbay bench: how fast a model runs here, against what the machine can do, and where a step's time goes.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "tools/patchbay/bandwidth.hpp"
+#include "tools/patchbay/commands.hpp"
+#include "tools/patchbay/report.hpp"
+#include "tools/patchbay/session.hpp"
+
+namespace patchbay {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct BenchFlags {
+  CommonFlags common;
+  std::vector<int64_t> batch = {1};
+  int64_t n_prompt = 128;
+  int64_t n_decode = 128;
+  int64_t rounds = 5;
+};
+
+double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.empty() ? 0 : v[v.size() / 2];
+}
+
+// Counts tokens and remembers nothing else.
+class Counter final : public RequestSink {
+ public:
+  void on_token(uint64_t, const TokenOut&) override { ++n_tokens; }
+  void on_end(uint64_t, FinishReason, const moe::Error* error, const RequestUsage& usage) override {
+    ++n_ended;
+    prefill_s = std::max(prefill_s, usage.prefill_s);
+    if (error != nullptr) problem = error->message;
+  }
+  int64_t n_tokens = 0;
+  int64_t n_ended = 0;
+  double prefill_s = 0;
+  std::string problem;
+};
+
+struct Measurement {
+  int64_t batch = 0;
+  double prefill_tokens_per_s = 0;
+  double decode_tokens_per_s = 0;
+  double step_us = 0;      // of a decode step, median
+  double p99_step_us = 0;
+};
+
+// Some ids that differ, within the vocabulary.
+std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab, int64_t salt) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 13) % n_vocab));
+  return ids;
+}
+
+Measurement measure(Session& session, const BenchFlags& flags, int64_t batch) {
+  Measurement out;
+  out.batch = batch;
+  std::vector<double> prefill, decode, steps;
+  for (int64_t round = 0; round < flags.rounds; ++round) {
+    Counter counter;
+    for (int64_t b = 0; b < batch; ++b) {
+      Request request;
+      request.prompt = some_ids(flags.n_prompt, session.engine->n_vocab(), b + 1);
+      request.max_tokens = flags.n_decode + 1;
+      request.sampling.push_back({"temperature", 0.0});
+      value_or_fail(session.engine->submit(std::move(request), &counter));
+    }
+    const auto start = Clock::now();
+    while (counter.n_tokens < batch && counter.n_ended == 0) session.engine->step();
+    const auto first = Clock::now();
+    const int64_t before = counter.n_tokens;
+    while (counter.n_ended < batch) {
+      const auto at = Clock::now();
+      if (!session.engine->step()) break;
+      steps.push_back(seconds(Clock::now() - at) * 1e6);
+    }
+    const auto end = Clock::now();
+    if (!counter.problem.empty()) fail(moe::internal(counter.problem));
+    prefill.push_back(static_cast<double>(batch * flags.n_prompt) / seconds(first - start));
+    decode.push_back(static_cast<double>(counter.n_tokens - before) / seconds(end - first));
+  }
+  out.prefill_tokens_per_s = median(prefill);
+  out.decode_tokens_per_s = median(decode);
+  std::sort(steps.begin(), steps.end());
+  if (!steps.empty()) {
+    out.step_us = steps[steps.size() / 2];
+    out.p99_step_us = steps[steps.size() * 99 / 100];
+  }
+  return out;
+}
+
+struct Breakdown {
+  double step_us = 0;
+  double ops_us = 0;
+  double other_us = 0;       // everything that is not inside an operation
+  double allowed_us = 0;     // 15 + 2 a layer
+  nlohmann::json ops = nlohmann::json::object();
+};
+
+// A decode step at batch 1, operation by operation. Timing each launch costs time itself, which is measured and taken off.
+Breakdown break_down(Session& session, const BenchFlags& flags) {
+  Counter counter;
+  Request request;
+  request.prompt = some_ids(flags.n_prompt, session.engine->n_vocab(), 1);
+  request.max_tokens = flags.n_decode + 1;
+  request.sampling.push_back({"temperature", 0.0});
+  value_or_fail(session.engine->submit(std::move(request), &counter));
+  while (counter.n_tokens < 1 && counter.n_ended == 0) session.engine->step();
+  for (Device* d : session.model->devices()) {
+    d->profile(true);
+    d->reset_profile();
+  }
+  std::vector<double> others, steps, inside;
+  while (counter.n_ended < 1) {
+    uint64_t before = 0;
+    for (Device* d : session.model->devices()) before += d->profiled_ns();
+    const auto at = Clock::now();
+    if (!session.engine->step()) break;
+    const double step = seconds(Clock::now() - at) * 1e6;
+    uint64_t after = 0;
+    for (Device* d : session.model->devices()) after += d->profiled_ns();
+    const double ops = static_cast<double>(after - before) / 1e3;
+    steps.push_back(step);
+    inside.push_back(ops);
+    others.push_back(step - ops);
+  }
+  Breakdown out;
+  out.step_us = median(steps);
+  out.ops_us = median(inside);
+  uint64_t launches = 0;
+  const auto n_steps = static_cast<double>(std::max<size_t>(1, steps.size()));
+  for (Device* d : session.model->devices()) {
+    for (const auto& [id, time] : d->profile_times()) {
+      launches += time.launches;
+      out.ops[id + " (" + d->name() + ", " + time.implementation + ")"] = {{"launches_per_step", static_cast<double>(time.launches) / n_steps},
+                                                 {"us_per_step", static_cast<double>(time.nanoseconds) / 1e3 / n_steps}};
+    }
+    d->profile(false);
+  }
+  // Two clock readings a launch, of which about one falls outside the measured interval.
+  constexpr int kReadings = 10000;
+  const auto start = Clock::now();
+  for (int i = 0; i < kReadings; ++i) (void)Clock::now();
+  const double reading_us = seconds(Clock::now() - start) * 1e6 / kReadings;
+  out.other_us = median(others) - reading_us * static_cast<double>(launches) / n_steps;
+  out.allowed_us = 15 + 2 * static_cast<double>(session.model->layers().size());
+  return out;
+}
+
+void print_table(const Session& session, const std::vector<Measurement>& all, const Breakdown& b, double before, double after) {
+  const ModelBytes& bytes = session.model->bytes();
+  fmt::print("memory reads {:.1f} GB/s before, {:.1f} GB/s after; {:.2f} MB of weights a token at batch 1, {} threads\n", before / 1e9, after / 1e9,
+             static_cast<double>(bytes.read_per_token) / 1e6, session.host->pool().n_threads());
+  fmt::print("{:>6} {:>16} {:>15} {:>9} {:>12} {:>12}\n", "batch", "prefill tok/s", "decode tok/s", "share", "step p50 us", "step p99 us");
+  for (const auto& m : all) {
+    const DecodeSpeed speed = decode_speed(*session.model, 1, 1.0 / m.decode_tokens_per_s, std::max(before, after));
+    const std::string share = m.batch == 1 ? fmt::format("{:.0f} %", speed.share * 100) : "-";
+    fmt::print("{:>6} {:>16.0f} {:>15.0f} {:>9} {:>12.0f} {:>12.0f}\n", m.batch, m.prefill_tokens_per_s, m.decode_tokens_per_s, share, m.step_us, m.p99_step_us);
+  }
+  fmt::print("\na decode step at batch 1: {:.0f} us, of which {:.0f} us in operations and {:.1f} us in everything else (at most {:.0f} us is the aim)\n", b.step_us,
+             b.ops_us, b.other_us, b.allowed_us);
+  for (const auto& [name, op] : b.ops.items()) {
+    fmt::print("  {:<52} {:>6.1f} launches {:>9.1f} us\n", name, op["launches_per_step"].get<double>(), op["us_per_step"].get<double>());
+  }
+}
+
+void bench(const BenchFlags& flags) {
+  SessionNeeds needs;
+  needs.text = false;
+  const int64_t largest = *std::max_element(flags.batch.begin(), flags.batch.end());
+  needs.defaults = [&](Settings& s) {
+    const int64_t context = flags.n_prompt + flags.n_decode + 2;
+    s.engine.batch_size = std::max<int64_t>(largest, 1);
+    if (s.engine.cache_tokens == 0) s.engine.cache_tokens = (context + s.engine.page_tokens) * largest;
+  };
+  Session session = value_or_fail(open_session(flags.common, needs));
+  if (flags.n_prompt + flags.n_decode + 1 > session.model->context()) {
+    fail(moe::invalid(fmt::format("--prompt-tokens and --decode-tokens: expected at most {} together (the context), got {}", session.model->context() - 1,
+                                  flags.n_prompt + flags.n_decode)));
+  }
+  const double before = measure_read_bandwidth(*session.host, 0.2);
+  std::vector<Measurement> all;
+  for (const int64_t batch : flags.batch) all.push_back(measure(session, flags, batch));
+  const Breakdown breakdown = break_down(session, flags);
+  const double after = measure_read_bandwidth(*session.host, 0.2);
+  if (!flags.common.json) {
+    print_table(session, all, breakdown, before, after);
+    return;
+  }
+  nlohmann::json rows = nlohmann::json::array();
+  for (const auto& m : all) {
+    const DecodeSpeed speed = decode_speed(*session.model, 1, 1.0 / m.decode_tokens_per_s, std::max(before, after));
+    rows.push_back({{"batch", m.batch}, {"prefill_tokens_per_second", m.prefill_tokens_per_s}, {"decode_tokens_per_second", m.decode_tokens_per_s},
+                    {"step_us_p50", m.step_us}, {"step_us_p99", m.p99_step_us}, {"share_of_bandwidth", m.batch == 1 ? nlohmann::json(speed.share) : nlohmann::json()}});
+  }
+  const nlohmann::json doc = {{"bandwidth_gb_per_second", {before / 1e9, after / 1e9}},
+                              {"threads", session.host->pool().n_threads()},
+                              {"bytes_per_token", session.model->bytes().read_per_token},
+                              {"rows", rows},
+                              {"step", {{"us", breakdown.step_us}, {"operations_us", breakdown.ops_us}, {"other_us", breakdown.other_us}, {"other_us_aim", breakdown.allowed_us}, {"operations", breakdown.ops}}}};
+  fmt::print("{}\n", doc.dump(2));
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* command = app.add_subcommand("bench", "Measure prefill and decoding against what the machine can do");
+  add_common_flags(*command, flags->common);
+  command->add_option("--batch", flags->batch, "numbers of requests side by side")->delimiter(',')->check(CLI::Range(1, 4096))->type_name("N,...");
+  command->add_option("--prompt-tokens", flags->n_prompt, "length of each prompt")->check(CLI::Range(1, 1 << 20))->type_name("N");
+  command->add_option("--decode-tokens", flags->n_decode, "tokens that each request generates")->check(CLI::Range(1, 1 << 20))->type_name("N");
+  command->add_option("--rounds", flags->rounds, "medians are over so many")->check(CLI::Range(1, 1000))->type_name("N");
+  command->callback([flags] { bench(*flags); });
+}
+
+}  // namespace patchbay

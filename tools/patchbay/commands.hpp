@@ -1,0 +1,19 @@
+// The subcommands: each adds itself to the command line, and runs when it was chosen. A command that fails prints one line and throws
+// CLI::RuntimeError with its exit code (1: failed at the job; 2: wrong use).
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace patchbay {
+
+void add_run(CLI::App& app);
+void add_serve(CLI::App& app);
+void add_client(CLI::App& app);
+void add_bench(CLI::App& app);
+void add_eval(CLI::App& app);
+void add_logits(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_plugins(CLI::App& app);
+void add_config(CLI::App& app);
+
+}  // namespace patchbay

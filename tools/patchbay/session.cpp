@@ -1,0 +1,123 @@
+#include "tools/patchbay/session.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+
+namespace patchbay {
+namespace {
+
+std::atomic<int> g_signals{0};
+
+void on_signal(int signal) {
+  if (g_signals.fetch_add(1) > 0) _exit(128 + signal);
+}
+
+// "[#####.....] 51 %" on stderr, at most ten times a second, and nothing where stderr is no terminal.
+class ProgressBar {
+ public:
+  explicit ProgressBar(bool on) : on_(on && isatty(2) == 1) {}
+  void show(uint64_t done, uint64_t total) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!on_ || total == 0 || (now - last_ < std::chrono::milliseconds(100) && done < total)) return;
+    last_ = now;
+    const auto share = static_cast<int>(done * 100 / total);
+    fmt::print(stderr, "\rloading [{:#<{}}{:.<{}}] {:3} %", "", share / 5, "", 20 - share / 5, share);
+    std::fflush(stderr);
+    shown_ = true;
+  }
+  ~ProgressBar() {
+    if (shown_) fmt::print(stderr, "\r\033[K");
+  }
+
+ private:
+  bool on_;
+  bool shown_ = false;
+  std::chrono::steady_clock::time_point last_;
+};
+
+}  // namespace
+
+void add_common_flags(CLI::App& command, CommonFlags& flags) {
+  command.add_option("--config", flags.config, "TOML file; everything has a default")->type_name("FILE");
+  command.add_option("--model", flags.model, "model directory (Hugging Face layout); model.path")->type_name("DIR");
+  command.add_option("--backend", flags.backend, "backend plugin; backend.plugin")->type_name("NAME");
+  command.add_option("--precision", flags.precision, "auto | fp32 | fp16 | bf16 | int8 | int4; model.precision")->type_name("NAME");
+  command.add_option("--threads", flags.threads, "compute threads; engine.threads")->type_name("N");
+  command.add_option("--set", flags.sets, "override one setting, as TOML: --set 'router.k=2'")->type_name("KEY=VALUE")->allow_extra_args(false);
+  command.add_flag("--json", flags.json, "machine-readable output");
+  command.add_flag("--quiet", flags.quiet, "no progress, no notes");
+}
+
+moe::Result<Settings> settings_of(const CommonFlags& flags) {
+  MOE_ASSIGN(Settings settings, load_settings(flags.config, flags.sets));
+  if (!flags.model.empty()) settings.model.path = flags.model;
+  if (!flags.precision.empty()) {
+    MOE_ASSIGN(const Settings precision, load_settings("", {fmt::format("model.precision=\"{}\"", flags.precision)}));
+    settings.model.precision = precision.model.precision;
+  }
+  if (!flags.backend.empty()) settings.backends.insert(settings.backends.begin(), {flags.backend, {}, "--backend"});
+  if (flags.threads > 0) settings.engine.threads = flags.threads;
+  return settings;
+}
+
+PluginSession open_plugins(const Settings& settings) {
+  PluginSession session;
+  session.host = std::make_unique<Host>(static_cast<int32_t>(settings.engine.threads));
+  RegistryOptions options;
+  options.search_paths = settings.plugin_paths;
+  options.search_paths.push_back(default_plugin_dir());
+  options.probe_program = program_path();
+  options.cache_file = default_probe_cache();
+  session.registry = PluginRegistry::scan(std::move(options), *session.host);
+  return session;
+}
+
+moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& needs) {
+  const auto start = std::chrono::steady_clock::now();
+  Session session;
+  MOE_ASSIGN(session.settings, settings_of(flags));
+  if (needs.defaults) needs.defaults(session.settings);
+  PluginSession plugins = open_plugins(session.settings);
+  session.host = std::move(plugins.host);
+  session.registry = std::move(plugins.registry);
+  {
+    ProgressBar bar(!flags.quiet && !flags.json);
+    MOE_ASSIGN(session.model, Model::load(session.settings, session.registry, *session.host,
+                                          [&](uint64_t done, uint64_t total) { bar.show(done, total); }));
+  }
+  if (needs.text) {
+    MOE_ASSIGN(session.text, TextModel::load(session.settings.model.path));
+  }
+  MOE_ASSIGN(session.chain, SamplerChain::build(session.settings.samplers, *session.registry, session.model->spec().n_vocab));
+  EngineOptions options;
+  const EngineSettings& e = session.settings.engine;
+  options.batch_size = e.batch_size;
+  options.batch_tokens = e.batch_tokens;
+  options.queue = e.queue;
+  options.page_tokens = e.page_tokens;
+  MOE_ASSIGN(session.engine, Engine::create(session.model, session.chain, options));
+  if (!flags.quiet && !flags.json) {
+    for (const auto& note : session.model->notes()) fmt::print(stderr, "note: {}\n", note);
+  }
+  session.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return session;
+}
+
+void fail(const moe::Error& error) {
+  fmt::print(stderr, "patchbay: error: {}\n", error.message);
+  throw CLI::RuntimeError(1);
+}
+
+void watch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+bool interrupted() { return g_signals.load() > 0; }
+
+}  // namespace patchbay
