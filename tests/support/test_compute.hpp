@@ -31,6 +31,13 @@ inline std::filesystem::path plugin_file(const std::string& name) {
   return std::filesystem::path(PATCHBAY_BINARY_DIR) / "lib/patchbay/plugins" / (name + ".so");
 }
 
+// The backends of host memory that this tree has built.
+inline std::vector<std::string> host_backends() {
+  std::vector<std::string> built = {"reference"};
+  if (std::filesystem::exists(plugin_file("cpu"))) built.emplace_back("cpu");
+  return built;
+}
+
 // A component of a library, loaded; the test fails if it is not there.
 template <typename T>
 Component<T> load(const std::filesystem::path& file, const char* kind, const std::string& name) {

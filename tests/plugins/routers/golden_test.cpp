@@ -80,20 +80,14 @@ TEST_P(Golden, router_chooses_and_weighs_as_published) {
   }
 }
 
-// The backends that this tree has built and that run here.
-std::vector<std::string> backends() {
-  std::vector<std::string> built = {"reference"};
-  if (std::filesystem::exists(test::plugin_file("cpu"))) built.emplace_back("cpu");
-  return built;
-}
-
 std::vector<size_t> indices() {
   std::vector<size_t> all(golden().size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = i;
   return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(Routers, Golden, testing::Combine(testing::ValuesIn(backends()), testing::ValuesIn(indices())),
+INSTANTIATE_TEST_SUITE_P(Routers, Golden,
+                         testing::Combine(testing::ValuesIn(test::host_backends()), testing::ValuesIn(indices())),
                          [](const auto& each) {
                            return std::get<0>(each.param) + "_" +
                                   golden()[std::get<1>(each.param)]["name"].template get<std::string>();
