@@ -50,8 +50,10 @@ inline int64_t first_index_of(std::span<const float> x, float value) {
   return std::find(x.begin(), x.end(), value) - x.begin();
 }
 
-// e^x for x <= 0, to 1e-15 relative; 0 below -700 (a share that no draw of 53 bits reaches). NaN gives NaN.
-inline double exp_below_zero(double x) {
+inline constexpr double kLeastExponent = -700.0;
+
+// e^x for kLeastExponent <= x <= 0, to 1e-15 relative; anything below, NaN for NaN.
+inline double exp_in_range(double x) {
   constexpr double kLog2E = 0x1.71547652b82fep+0;
   constexpr double kLn2High = 0x1.62e42feep-1;  // short enough for n * kLn2High to be exact
   constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
@@ -59,25 +61,41 @@ inline double exp_below_zero(double x) {
   const double t = x * kLog2E + kRound;
   const double n = t - kRound;
   const double r = (x - n * kLn2High) - n * kLn2Low;
-  double p = 1.0 / 479001600.0;
-  for (const double c : {1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
-                         1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0}) {
-    p = p * r + c;
-  }
+  double p = 1.0 / 479001600;
+  p = p * r + 1.0 / 39916800;
+  p = p * r + 1.0 / 3628800;
+  p = p * r + 1.0 / 362880;
+  p = p * r + 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 1.0 / 2;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
   const double scale = std::bit_cast<double>((std::bit_cast<uint64_t>(t) + 1023) << 52);  // 2^n
-  return x < -700.0 ? 0.0 : p * scale;
+  return p * scale;
 }
+
+// The same, and 0 below kLeastExponent (a share that no draw of 53 bits reaches).
+inline double exp_below_zero(double x) { return x < kLeastExponent ? 0.0 : exp_in_range(x); }
 
 inline constexpr size_t kLogitBlock = 256;
 
 // out[i] = e^(x[i] - max) for the up to kLogitBlock values of a block.
 inline void exp_block(std::span<const float> x, double max, double* out) {
-  for (size_t i = 0; i < x.size(); ++i) out[i] = exp_below_zero(static_cast<double>(x[i]) - max);
+  // Two loops, for only one without a choice becomes vectors (GCC 12, SSE2): pick over 151,936 logits 1.2 ms in one,
+  // 0.64 ms in two (bench_samplers).
+  for (size_t i = 0; i < x.size(); ++i) out[i] = exp_in_range(static_cast<double>(x[i]) - max);
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (static_cast<double>(x[i]) - max < kLeastExponent) out[i] = 0.0;
+  }
 }
 
 // sum of e^(x[i] - max) over a block.
 inline double block_mass(std::span<const float> x, double max) {
-  const auto floor = static_cast<float>(max - 700.0);
+  const auto floor = static_cast<float>(max + kLeastExponent);
   int32_t any = 0;
   for (const float v : x)
     any |= v >= floor ? 1 : 0;  // floor is max itself where 700 is less than a unit in its last place
