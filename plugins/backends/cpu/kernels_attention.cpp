@@ -57,26 +57,35 @@ HWY_INLINE void score_tile(const float* const* q, const void* const* rows, int64
   }
 }
 
+// Rows of the cache lie apart, and the processor's own prefetching does not jump from one to the next: those that come in a moment are
+// asked for while the ones before them are at work.
+template <int32_t kDtype>
+HWY_INLINE void prefetch_row(const void* row, int64_t dim) {
+  const char* p = static_cast<const char*>(row);
+  const int64_t n_bytes = dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T));
+  for (int64_t b = 0; b < n_bytes; b += 64) __builtin_prefetch(p + b);
+}
+inline constexpr int64_t kRowsAhead = 16;
+
+template <int32_t kDtype, int kQ, int kP>
+HWY_INLINE void score_rows(const ScoreArgs& a, int64_t i) {
+  for (int64_t p = 0; p < a.n_positions; p += kP) {
+    if (i == 0) {
+      for (int64_t next = p + kRowsAhead; next < HWY_MIN(p + kRowsAhead + kP, a.n_positions); ++next) {
+        prefetch_row<kDtype>(a.rows[next], a.dim);
+      }
+    }
+    score_tile<kDtype, kQ, kP>(a.q + i, a.rows + p, a.dim, a.scores + i * kScoreStride + p);
+  }
+}
 template <int32_t kDtype>
 void score_as(const ScoreArgs& a) {
   int64_t i = 0;
   if constexpr (kDots == 16) {
-    for (; i + 4 <= a.n_queries; i += 4) {
-      for (int64_t p = 0; p < a.n_positions; p += 4) {
-        score_tile<kDtype, 4, 4>(a.q + i, a.rows + p, a.dim, a.scores + i * kScoreStride + p);
-      }
-    }
-    for (; i + 2 <= a.n_queries; i += 2) {
-      for (int64_t p = 0; p < a.n_positions; p += 8) {
-        score_tile<kDtype, 2, 8>(a.q + i, a.rows + p, a.dim, a.scores + i * kScoreStride + p);
-      }
-    }
+    for (; i + 4 <= a.n_queries; i += 4) score_rows<kDtype, 4, 4>(a, i);
+    for (; i + 2 <= a.n_queries; i += 2) score_rows<kDtype, 2, 8>(a, i);
   }
-  for (; i < a.n_queries; ++i) {
-    for (int64_t p = 0; p < a.n_positions; p += kDots) {
-      score_tile<kDtype, 1, kDots>(a.q + i, a.rows + p, a.dim, a.scores + i * kScoreStride + p);
-    }
-  }
+  for (; i < a.n_queries; ++i) score_rows<kDtype, 1, kDots>(a, i);
 }
 void score(const ScoreArgs& args) {
   if (args.dtype == MOE_F32) return score_as<MOE_F32>(args);
@@ -147,6 +156,7 @@ HWY_INLINE void mix_tile(const float* scores, const void* const* rows, int64_t f
   }
   for (int64_t p = first; p < last; ++p) {
     const T* row = static_cast<const T*>(rows[p]) + column;
+    if (p + kRowsAhead < last) prefetch_row<kDtype>(static_cast<const T*>(rows[p + kRowsAhead]) + column, 16 * kC);
     VF value[kN];
 #pragma GCC unroll 16
     for (int c = 0; c < kN; ++c) value[c] = Load<kDtype>::at(row + c * kLanes);

@@ -16,12 +16,16 @@ constexpr int64_t kSpan = 8 * kPositions;
 
 int64_t padded(int64_t dim) { return (dim + 15) / 16 * 16; }
 
+// Queries that one task works on at most: what it has mixed so far stays in the second-level cache.
+constexpr int64_t kTaskQueries = 8 * kQueries;
+
 // What one task works with.
 struct Scratch {
   float* q;           // [kQueries, padded(k_dim)]
   float* scores;      // [kQueries, kScoreStride]
-  float* o;           // [kQueries, padded(v_dim)]: of the span at work
-  float* total;       // [kQueries, padded(v_dim)]: of the spans before it
+  float* o;           // [kTaskQueries, padded(v_dim)]: of the span at work
+  float* total;       // [kTaskQueries, padded(v_dim)]: of the spans before it
+  int64_t* rows;      // [kPositions]: where a block's positions lie
   const void** keys;  // [kScoreStride]
   const void** values;
 };
@@ -29,8 +33,9 @@ Scratch take_scratch(Arena& arena, int64_t k_dim, int64_t v_dim) {
   Scratch s{};
   s.q = arena.take<float>(kQueries * padded(k_dim));
   s.scores = arena.take<float>(kQueries * kScoreStride);
-  s.o = arena.take<float>(kQueries * padded(v_dim));
-  s.total = arena.take<float>(kQueries * padded(v_dim));
+  s.o = arena.take<float>(kTaskQueries * padded(v_dim));
+  s.total = arena.take<float>(kTaskQueries * padded(v_dim));
+  s.rows = arena.take<int64_t>(kPositions);
   s.keys = arena.take<const void*>(kScoreStride);
   s.values = arena.take<const void*>(kScoreStride);
   return s;
@@ -46,11 +51,12 @@ struct Space {
   Chunk* chunks;  // [n]
   char* scratch;  // [n_threads] times scratch_bytes
   uint64_t scratch_bytes;
-  float* partial;   // [few_tasks(), spans, kQueries, padded(v_dim)]
-  Softmax* states;  // [few_tasks(), spans, kQueries]
+  float* partial;   // [rows, spans, n_heads, padded(v_dim)] where spans are tasks of their own
+  Softmax* states;  // [rows, spans, n_heads]
 };
 
-// With fewer tasks than this spans are tasks of their own.
+// As many tasks keep the threads busy; fewer are cut further. With at most as many rows spans may be tasks of their
+// own.
 int64_t few_tasks() { return 4 * n_threads(); }
 int64_t max_spans(const moe_attention_args& args) {
   return (args.pages.page_table.shape[1] * args.pages.page_size + kSpan - 1) / kSpan;
@@ -66,7 +72,7 @@ Space take_space(Arena& arena, const moe_attention_args& args) {
   s.chunks = arena.take<Chunk>(args.q.shape[0]);
   s.scratch = arena.take<char>(static_cast<int64_t>(one.used()) * n_threads());
   const int64_t spans = max_spans(args);
-  const int64_t parts = spans > 1 ? few_tasks() * spans * kQueries : 0;
+  const int64_t parts = spans > 1 ? std::min(args.q.shape[0], few_tasks()) * spans * args.q.shape[1] : 0;
   s.partial = arena.take<float>(parts * padded(v_dim));
   s.states = arena.take<Softmax>(parts);
   return s;
@@ -92,30 +98,42 @@ class Attention {
 
   void run() {
     plan();
-    const int64_t tasks = n_chunks_ * kv_heads_ * head_tiles_;
-    // A hundred bytes of memory take as long as about 160 multiplications.
-    const int64_t cost = a_.q.shape[0] * heads_ * longest_ * (k_dim_ + v_dim_) * 5 / 8;
+    const int64_t n = a_.q.shape[0];
+    // A multiplication takes as long as reading about a byte and a half; short rows cost more than their numbers.
+    const int64_t cost = n * heads_ * longest_ * (k_dim_ + v_dim_ + 64) * 3 / 2;
     const int64_t spans = (longest_ + kSpan - 1) / kSpan;
-    if (tasks >= few_tasks() || spans <= 1 || cost < kSpreadCost) {
-      spread(tasks, cost, [&](int64_t task, int32_t thread) { whole_task(task, thread); });
-      return;
-    }
-    spread(tasks * spans, cost,
-           [&](int64_t part, int32_t thread) { span_task(part / spans, part % spans, part, thread); });
-    spread(tasks, tasks * kQueries * spans * v_dim_ * 4,
-           [&](int64_t task, int32_t thread) { merge_task(task, spans, thread); });
+    const bool split = spans > 1 && n <= few_tasks() && n_chunks_ < few_tasks() && cost >= kSpreadCost;
+    const int64_t parts = split ? spans : 1;
+    const int64_t ranges = cut_units(n_chunks_ * parts);
+    spread(n_chunks_ * ranges * parts, cost, [&](int64_t index, int32_t thread) {
+      const Task t = make_task(index / parts / ranges, index / parts % ranges, thread);
+      if (split) {
+        span_task(t, index % parts, spans);
+      } else {
+        whole_task(t);
+      }
+    });
+    if (!split) return;
+    spread_rows(n * heads_, spans * v_dim_ * 4, [&](int64_t i, int32_t thread) {
+      merge_row(i / heads_, i % heads_, spans, make_task(0, 0, thread).scratch.total);
+    });
   }
 
  private:
-  // Queries of a task: rows of a chunk times heads of one key head.
+  // A unit is some heads of one key head, at most head_tile_; with a chunk's rows these are the queries that go through
+  // a block together. A task is a range of units of one chunk, so that it reads whole rows of the cache where they are
+  // stored side by side.
   struct Task {
     Chunk chunk;
+    int64_t first_unit;
+    int64_t last_unit;  // not included
+    Scratch scratch;
+  };
+  struct Unit {
     int64_t kv_head;
     int64_t first_head;
-    int64_t n_heads;
-    Scratch scratch;
-    [[nodiscard]] int64_t n_queries() const { return chunk.n * n_heads; }
-    [[nodiscard]] int64_t row_of(int64_t q) const { return chunk.first + q / n_heads; }
+    int64_t n_heads;  // 0 where tiles do not divide evenly
+    [[nodiscard]] int64_t row_of(const Chunk& chunk, int64_t q) const { return chunk.first + q / n_heads; }
     [[nodiscard]] int64_t head_of(int64_t q) const { return first_head + q % n_heads; }
   };
 
@@ -124,13 +142,14 @@ class Attention {
     return {a_.window > 0 ? std::max<int64_t>(0, position - a_.window + 1) : 0, position + 1};
   }
 
-  // Cuts rows and heads into tasks. The cut does not show in the results.
+  // Cuts rows and heads. The cut does not show in the results.
   void plan() {
     const int64_t n = a_.q.shape[0];
     const int64_t group = (heads_ + kv_heads_ - 1) / kv_heads_;
     head_tile_ = std::min(group, kQueries);
-    while (head_tile_ > 4 && n * kv_heads_ * ((group + head_tile_ - 1) / head_tile_) < 2 * n_threads())
+    while (head_tile_ > 4 && n * kv_heads_ * ((group + head_tile_ - 1) / head_tile_) < 2 * n_threads()) {
       head_tile_ = (head_tile_ + 1) / 2;
+    }
     head_tiles_ = (group + head_tile_ - 1) / head_tile_;
     const int64_t rows = std::max<int64_t>(1, kQueries / head_tile_);
     for (int64_t i = 0; i < n; ++i) {
@@ -143,99 +162,127 @@ class Attention {
         s_.chunks[n_chunks_++] = {static_cast<int32_t>(i), 1};
       }
     }
+    task_units_ = std::max<int64_t>(1, kTaskQueries / (head_tile_ * std::min(rows, n)));
+  }
+  // How many ranges the units of a chunk make, so that there are enough tasks; sets task_units_.
+  int64_t cut_units(int64_t tasks) {
+    const int64_t units = kv_heads_ * head_tiles_;
+    const int64_t wanted = std::clamp<int64_t>((few_tasks() + tasks - 1) / tasks, 1, units);
+    task_units_ = std::min(task_units_, (units + wanted - 1) / wanted);
+    return (units + task_units_ - 1) / task_units_;
   }
 
-  // Task number `index`; its queries are copied where the kernels want them. Without heads where tiles do not divide
-  // evenly.
-  [[nodiscard]] Task make_task(int64_t index, int32_t thread, bool with_queries) const {
+  [[nodiscard]] Task make_task(int64_t chunk, int64_t range, int32_t thread) const {
     moe_op_args part{};
     part.workspace = s_.scratch + static_cast<uint64_t>(thread) * s_.scratch_bytes;
     Arena mine(part);
-    Task t{};
-    t.scratch = take_scratch(mine, k_dim_, v_dim_);
-    t.chunk = s_.chunks[index / (kv_heads_ * head_tiles_)];
-    t.kv_head = index / head_tiles_ % kv_heads_;
+    const int64_t first = range * task_units_;
+    return {s_.chunks[chunk], first, std::min(first + task_units_, kv_heads_ * head_tiles_),
+            take_scratch(mine, k_dim_, v_dim_)};
+  }
+  [[nodiscard]] Unit unit(int64_t index) const {
+    Unit u{};
+    u.kv_head = index / head_tiles_;
     const int64_t first =
-        (t.kv_head * heads_ + kv_heads_ - 1) / kv_heads_;  // heads h with h * kv_heads / heads == kv_head
-    const int64_t last = ((t.kv_head + 1) * heads_ + kv_heads_ - 1) / kv_heads_;
-    t.first_head = first + index % head_tiles_ * head_tile_;
-    t.n_heads = std::max<int64_t>(0, std::min(head_tile_, last - t.first_head));
-    if (!with_queries) return t;
-    for (int64_t q = 0; q < t.n_queries(); ++q) {
-      float* to = t.scratch.q + q * padded(k_dim_);
-      std::copy_n(at(a_.q, t.row_of(q), t.head_of(q)), k_dim_, to);
-      std::fill(to + k_dim_, to + padded(k_dim_), 0.0F);
-    }
-    return t;
+        (u.kv_head * heads_ + kv_heads_ - 1) / kv_heads_;  // heads h with h * kv_heads / heads == kv_head
+    const int64_t last = ((u.kv_head + 1) * heads_ + kv_heads_ - 1) / kv_heads_;
+    u.first_head = first + index % head_tiles_ * head_tile_;
+    u.n_heads = std::max<int64_t>(0, std::min(head_tile_, last - u.first_head));
+    return u;
   }
 
-  // All positions that some query of the task looks at.
-  [[nodiscard]] Range range_of(const Task& t) const {
+  // All positions that some row of the chunk looks at.
+  [[nodiscard]] Range range_of(const Chunk& chunk) const {
     Range all{std::numeric_limits<int64_t>::max(), 0};
-    for (int64_t i = 0; i < t.chunk.n; ++i) {
-      const Range r = range_of(t.chunk.first + i);
-      if (r.empty()) continue;
-      all = {std::min(all.first, r.first), std::max(all.last, r.last)};
+    for (int64_t i = 0; i < chunk.n; ++i) {
+      const Range r = range_of(chunk.first + i);
+      if (!r.empty()) all = {std::min(all.first, r.first), std::max(all.last, r.last)};
     }
     return all;
   }
 
-  void whole_task(int64_t index, int32_t thread) const {
-    const Task t = make_task(index, thread, true);
-    const Range all = range_of(t);
-    Softmax state[kQueries];
-    Softmax total[kQueries];
-    for (int64_t q = 0; q < t.n_queries(); ++q) total[q] = kNothing;
+  void whole_task(const Task& t) const {
+    const Range all = range_of(t.chunk);
+    const int64_t unit_queries = t.chunk.n * head_tile_;
+    Softmax state[kTaskQueries];
+    Softmax total[kTaskQueries];
+    const auto slot = [&](int64_t u, int64_t q) { return (u - t.first_unit) * unit_queries + q; };
+    std::fill_n(total, (t.last_unit - t.first_unit) * unit_queries, kNothing);
     for (int64_t span = all.first / kSpan; !all.empty() && span * kSpan < all.last; ++span) {
-      run_span(t, all, span, t.scratch.o, state);
-      for (int64_t q = 0; q < t.n_queries(); ++q) {
-        merge(total[q], t.scratch.total + q * o_stride_, state[q], t.scratch.o + q * o_stride_);
+      run_span(t, all, span, state);
+      for (int64_t i = 0; i < (t.last_unit - t.first_unit) * unit_queries; ++i) {
+        merge(total[i], t.scratch.total + i * o_stride_, state[i], t.scratch.o + i * o_stride_);
       }
     }
-    for (int64_t q = 0; q < t.n_queries(); ++q) finish(t, q, total[q], t.scratch.total + q * o_stride_);
-  }
-
-  void span_task(int64_t index, int64_t span, int64_t part, int32_t thread) const {
-    const Task t = make_task(index, thread, true);
-    run_span(t, range_of(t), span, s_.partial + part * kQueries * o_stride_, s_.states + part * kQueries);
-  }
-
-  void merge_task(int64_t index, int64_t spans, int32_t thread) const {
-    const Task t = make_task(index, thread, false);
-    for (int64_t q = 0; q < t.n_queries(); ++q) {
-      Softmax total = kNothing;
-      float* o = t.scratch.total + q * o_stride_;
-      for (int64_t part = index * spans; part < (index + 1) * spans; ++part) {
-        merge(total, o, s_.states[part * kQueries + q], s_.partial + (part * kQueries + q) * o_stride_);
+    for (int64_t u = t.first_unit; u < t.last_unit; ++u) {
+      const Unit it = unit(u);
+      for (int64_t q = 0; q < t.chunk.n * it.n_heads; ++q) {
+        finish(it.row_of(t.chunk, q), it.head_of(q), total[slot(u, q)], t.scratch.total + slot(u, q) * o_stride_);
       }
-      finish(t, q, total, o);
     }
   }
 
-  // One span of positions for all queries of a task, from nothing: o [n_queries, o_stride] and state [n_queries].
-  void run_span(const Task& t, const Range& all, int64_t span, float* o, Softmax* state) const {
-    const int64_t n = t.n_queries();
-    std::fill_n(o, n * o_stride_, 0.0F);
-    for (int64_t q = 0; q < n; ++q) state[q] = kNothing;
+  // Where the results of a row and head over a span lie, heads side by side.
+  [[nodiscard]] int64_t part_of(int64_t i, int64_t span, int64_t spans, int64_t head) const {
+    return (i * spans + span) * heads_ + head;
+  }
+  // Through scratch, because the queries of a unit may be of several rows.
+  void span_task(const Task& t, int64_t span, int64_t spans) const {
+    const Range all = range_of(t.chunk);
+    const int64_t unit_queries = t.chunk.n * head_tile_;
+    Softmax state[kTaskQueries];
+    run_span(t, all, span, state);
+    for (int64_t u = t.first_unit; u < t.last_unit; ++u) {
+      const Unit it = unit(u);
+      for (int64_t q = 0; q < t.chunk.n * it.n_heads; ++q) {
+        const int64_t slot = (u - t.first_unit) * unit_queries + q;
+        const int64_t part = part_of(it.row_of(t.chunk, q), span, spans, it.head_of(q));
+        s_.states[part] = state[slot];
+        std::copy_n(t.scratch.o + slot * o_stride_, v_dim_, s_.partial + part * o_stride_);
+      }
+    }
+  }
+  void merge_row(int64_t i, int64_t head, int64_t spans, float* o) const {
+    Softmax total = kNothing;
+    for (int64_t span = 0; span < spans; ++span) {
+      const int64_t part = part_of(i, span, spans, head);
+      merge(total, o, s_.states[part], s_.partial + part * o_stride_);
+    }
+    finish(i, head, total, o);
+  }
+
+  // One span of positions for all units of a task, from nothing.
+  void run_span(const Task& t, const Range& all, int64_t span, Softmax* state) const {
+    const int64_t unit_queries = t.chunk.n * head_tile_;
+    const int64_t n = (t.last_unit - t.first_unit) * unit_queries;
+    std::fill_n(t.scratch.o, n * o_stride_, 0.0F);
+    std::fill_n(state, n, kNothing);
     const int64_t end = std::min(all.last, (span + 1) * kSpan);
     for (int64_t block = std::max(all.first, span * kSpan) / kPositions * kPositions; block < end;
          block += kPositions) {
       const Range seen{std::max(all.first, block), std::min(end, block + kPositions)};
-      if (!seen.empty()) run_block(t, block, seen, o, state);
+      if (seen.empty()) continue;
+      find_rows(t, block, seen);
+      for (int64_t u = t.first_unit; u < t.last_unit; ++u) {
+        const int64_t slot = (u - t.first_unit) * unit_queries;
+        run_block(t, unit(u), block, seen, t.scratch.o + slot * o_stride_, state + slot);
+      }
     }
   }
 
-  void run_block(const Task& t, int64_t block, const Range& seen, float* o, Softmax* state) const {
+  // One block for the queries of one unit.
+  void run_block(const Task& t, const Unit& u, int64_t block, const Range& seen, float* o, Softmax* state) const {
     const Scratch& s = t.scratch;
-    const int64_t n = t.n_queries();
-    find_rows(t, block, seen);
+    const int64_t n = t.chunk.n * u.n_heads;
+    if (n == 0) return;
+    point_at_rows(t, u.kv_head, block, seen);
     const float* queries[kQueries];
-    for (int64_t q = 0; q < n; ++q) queries[q] = s.q + q * padded(k_dim_);
+    for (int64_t q = 0; q < n; ++q) queries[q] = query(s, u.row_of(t.chunk, q), u.head_of(q), q);
     const int64_t offset = seen.first - block;
     kernels_.score({queries, n, s.keys + offset, seen.last - seen.first, k_dim_, a_.k.dtype, s.scores + offset});
     Range ranges[kQueries];
     for (int64_t q = 0; q < n; ++q) {
-      const Range own = range_of(t.row_of(q));
+      const Range own = range_of(u.row_of(t.chunk, q));
       ranges[q] = {std::max(own.first, block) - block, std::min(own.last, block + kPositions) - block};
       if (ranges[q].empty()) {
         ranges[q] = {0, 0};
@@ -253,6 +300,15 @@ class Attention {
       mix(s, ranges, q, same, o);
       q += same;
     }
+  }
+  // A query where kernels may read whole vectors of it.
+  [[nodiscard]] const float* query(const Scratch& s, int64_t i, int64_t head, int64_t q) const {
+    const float* from = at(a_.q, i, head);
+    if (k_dim_ == padded(k_dim_)) return from;
+    float* to = s.q + q * padded(k_dim_);
+    std::copy_n(from, k_dim_, to);
+    std::fill(to + k_dim_, to + padded(k_dim_), 0.0F);
+    return to;
   }
 
   // Adds values to queries [q, q + n): what all look at at once, what only some do one by one, each in ascending order.
@@ -275,25 +331,28 @@ class Attention {
         {s.scores + q * kScoreStride, n, s.values, r.first, r.last, v_dim_, a_.v.dtype, o + q * o_stride_, o_stride_});
   }
 
-  // Where the positions of a block lie in the cache; after the last, the last once more, because kernels take several
-  // at once.
+  // The rows of the cache that hold a block's positions.
   void find_rows(const Task& t, int64_t block, const Range& seen) const {
     const int32_t* pages = row<int32_t>(a_.pages.page_table, item<int32_t>(a_.sequences, t.chunk.first));
-    const int64_t k_bytes = a_.k.dtype == MOE_F32 ? 4 : 2;
-    const int64_t v_bytes = a_.v.dtype == MOE_F32 ? 4 : 2;
-    const auto* k = static_cast<const char*>(a_.k.data) + (a_.k.ndim == 3 ? t.kv_head * a_.k.strides[1] * k_bytes : 0);
-    const auto* v = static_cast<const char*>(a_.v.data) + (a_.v.ndim == 3 ? t.kv_head * a_.v.strides[1] * v_bytes : 0);
     for (int64_t p = seen.first; p < seen.last;) {
       const int64_t in_page = p % a_.pages.page_size;
       const int64_t first_row = pages[p / a_.pages.page_size] * a_.pages.page_size + in_page;
       const int64_t n = std::min(seen.last - p, a_.pages.page_size - in_page);
-      for (int64_t i = 0; i < n; ++i) {
-        t.scratch.keys[p + i - block] = k + (first_row + i) * a_.k.strides[0] * k_bytes;
-        t.scratch.values[p + i - block] = v + (first_row + i) * a_.v.strides[0] * v_bytes;
-      }
+      for (int64_t i = 0; i < n; ++i) t.scratch.rows[p + i - block] = first_row + i;
       p += n;
     }
+  }
+  // Keys and values of one head there; after the last key the last once more, because kernels take several at once.
+  void point_at_rows(const Task& t, int64_t kv_head, int64_t block, const Range& seen) const {
+    const int64_t k_bytes = a_.k.dtype == MOE_F32 ? 4 : 2;
+    const int64_t v_bytes = a_.v.dtype == MOE_F32 ? 4 : 2;
+    const auto* k = static_cast<const char*>(a_.k.data) + (a_.k.ndim == 3 ? kv_head * a_.k.strides[1] * k_bytes : 0);
+    const auto* v = static_cast<const char*>(a_.v.data) + (a_.v.ndim == 3 ? kv_head * a_.v.strides[1] * v_bytes : 0);
     const int64_t end = seen.last - block;
+    for (int64_t i = seen.first - block; i < end; ++i) {
+      t.scratch.keys[i] = k + t.scratch.rows[i] * a_.k.strides[0] * k_bytes;
+      t.scratch.values[i] = v + t.scratch.rows[i] * a_.v.strides[0] * v_bytes;
+    }
     for (int64_t i = end; i < std::min(end + 16, kScoreStride); ++i) t.scratch.keys[i] = t.scratch.keys[end - 1];
   }
 
@@ -311,15 +370,15 @@ class Attention {
     total = {top, total.sum * a + part.sum * b};
   }
 
-  void finish(const Task& t, int64_t q, Softmax total, const float* o) const {
-    float* out = at(a_.out, t.row_of(q), t.head_of(q));
-    if (range_of(t.row_of(q)).empty()) {
+  void finish(int64_t i, int64_t head, Softmax total, const float* o) const {
+    float* out = at(a_.out, i, head);
+    if (range_of(i).empty()) {
       std::fill_n(out, v_dim_, 0.0F);
       return;
     }
     float factor = 1.0F;
     if (present(a_.sinks)) {
-      const float sink = item<float>(a_.sinks, t.head_of(q));
+      const float sink = item<float>(a_.sinks, head);
       const float top = std::max(total.largest, sink);
       factor = kernels_.exp(total.largest - top);
       total.sum = total.sum * factor + kernels_.exp(sink - top);
@@ -339,6 +398,7 @@ class Attention {
   int64_t o_stride_;
   int64_t head_tile_ = 1;
   int64_t head_tiles_ = 1;
+  int64_t task_units_ = 1;
   int64_t n_chunks_ = 0;
   int64_t longest_ = 0;  // the largest position of the call, plus one
 };
