@@ -34,7 +34,7 @@ std::string describe(const Value& value) {
   if (const auto* s = value.as<std::string>()) {
     std::string shown;
     for (const char c : s->substr(0, 40)) shown += (c >= 0x20 && c < 0x7f) ? c : '?';
-    return "'" + shown + "'";
+    return fmt::format("'{}'", shown);
   }
   if (const auto* b = value.as<bool>()) return *b ? "true" : "false";
   if (const auto* i = value.as<int64_t>()) return std::to_string(*i);

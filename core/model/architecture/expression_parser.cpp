@@ -30,7 +30,7 @@ bool is_name(char c) { return is_name_start(c) || is_digit(c); }
 std::string quoted(std::string_view text) {
   std::string out;
   for (const char c : text.substr(0, 40)) out += (c >= 0x20 && c < 0x7f) ? c : '?';
-  return "'" + out + "'";
+  return fmt::format("'{}'", out);
 }
 
 class Lexer {

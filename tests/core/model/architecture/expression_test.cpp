@@ -1,8 +1,8 @@
 #include "core/model/architecture/expression.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <limits>
 
 namespace patchbay {
@@ -23,11 +23,11 @@ std::string show(const Value& value) {
   if (const auto* b = value.as<bool>()) return *b ? "true" : "false";
   if (const auto* i = value.as<int64_t>()) return std::to_string(*i);
   if (const auto* d = value.as<double>()) return json(*d).dump();
-  if (const auto* s = value.as<std::string>()) return "'" + *s + "'";
+  if (const auto* s = value.as<std::string>()) return fmt::format("'{}'", *s);
   if (const auto* l = value.as<Value::List>()) {
     std::string out;
     for (const auto& element : *l) out += (out.empty() ? "" : ", ") + show(element);
-    return "[" + out + "]";
+    return fmt::format("[{}]", out);
   }
   return "null";
 }
