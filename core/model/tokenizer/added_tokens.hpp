@@ -30,8 +30,8 @@ struct Segment {
   size_t end;
 };
 
-// Finds tokens in a text, leftmost first and there the longest. Time: text × longest token at worst; one table look-up a byte
-// where no token begins.
+// Finds tokens in a text, leftmost first and there the longest. Time: text × longest token at worst; one table look-up
+// a byte where no token begins.
 class AddedTokens {
  public:
   // `token.content` is what to look for. Empty contents are never found.

@@ -127,7 +127,8 @@ void Bpe::merge_short(BpeScratch& s) const {
     }
     if (s.merges[best].rank == kNoRank) break;
     s.symbols[best] = s.merges[best].id;
-    std::copy(s.symbols.begin() + static_cast<ptrdiff_t>(best) + 2, s.symbols.begin() + static_cast<ptrdiff_t>(left) + 1,
+    std::copy(s.symbols.begin() + static_cast<ptrdiff_t>(best) + 2,
+              s.symbols.begin() + static_cast<ptrdiff_t>(left) + 1,
               s.symbols.begin() + static_cast<ptrdiff_t>(best) + 1);
     std::copy(s.merges.begin() + static_cast<ptrdiff_t>(best) + 1, s.merges.begin() + static_cast<ptrdiff_t>(left),
               s.merges.begin() + static_cast<ptrdiff_t>(best));
@@ -138,7 +139,8 @@ void Bpe::merge_short(BpeScratch& s) const {
   s.symbols.resize(left + 1);
 }
 
-// A linked list of symbols and a heap of (rank, position). An entry is stale when the pair at its position has another rank.
+// A linked list of symbols and a heap of (rank, position). An entry is stale when the pair at its position has another
+// rank.
 void Bpe::merge_long(BpeScratch& s) const {
   const auto n = static_cast<uint32_t>(s.symbols.size());
   const uint32_t none = n;

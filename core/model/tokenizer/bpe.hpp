@@ -1,5 +1,5 @@
-// Byte-pair encoding of one piece (Sennrich et al. 2016; Gage 1994): the best-ranked adjacent pair is merged, leftmost first,
-// until none is left.
+// Byte-pair encoding of one piece (Sennrich et al. 2016; Gage 1994): the best-ranked adjacent pair is merged, leftmost
+// first, until none is left.
 #pragma once
 
 #include <array>
@@ -16,10 +16,10 @@
 namespace patchbay {
 
 struct BpeOptions {
-  bool bytes = false;          // pieces are raw bytes, tokens are spelled in the byte-level alphabet
-  bool ignore_merges = false;  // a piece that is a token is that token
-  bool byte_fallback = false;  // an unknown character becomes its bytes' tokens <0xXX> if there are all of them
-  bool fuse_unknown = false;   // a run of unknown characters becomes one unknown token
+  bool bytes = false;              // pieces are raw bytes, tokens are spelled in the byte-level alphabet
+  bool ignore_merges = false;      // a piece that is a token is that token
+  bool byte_fallback = false;      // an unknown character becomes its bytes' tokens <0xXX> if there are all of them
+  bool fuse_unknown = false;       // a run of unknown characters becomes one unknown token
   std::optional<int32_t> unknown;  // without, unknown characters vanish
   std::string continuing_prefix;   // before every character but the first, "##"
   std::string end_suffix;          // behind the last, "</w>"
@@ -44,8 +44,8 @@ class Bpe {
   // `table` must outlive the model.
   Bpe(const TokenTable& table, BpeOptions options, size_t n_merges);
 
-  // The pair of tokens left, right merges with `rank`, lower first. MOE_INVALID_ARGUMENT: one of them or the token that they
-  // make is not in the vocabulary. A pair given twice has its last rank, as in Hugging Face.
+  // The pair of tokens left, right merges with `rank`, lower first. MOE_INVALID_ARGUMENT: one of them or the token that
+  // they make is not in the vocabulary. A pair given twice has its last rank, as in Hugging Face.
   moe::Status add_merge(std::string_view left, std::string_view right, uint32_t rank);
 
   // Appends the ids of a piece: UTF-8, or bytes with options.bytes. O(n log n).

@@ -26,7 +26,8 @@ std::optional<char> byte_of(std::string_view token) {
   if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
   unsigned byte = 0;
   for (const char c : token.substr(3, 2)) {
-    const size_t digit = std::string_view("0123456789ABCDEF").find(static_cast<char>(c >= 'a' && c <= 'f' ? c - 32 : c));
+    const size_t digit =
+        std::string_view("0123456789ABCDEF").find(static_cast<char>(c >= 'a' && c <= 'f' ? c - 32 : c));
     if (digit == std::string_view::npos) return std::nullopt;
     byte = byte * 16 + static_cast<unsigned>(digit);
   }
@@ -116,7 +117,8 @@ class FuseStage final : public Stage {
 
 class MetaspaceStage final : public Stage {
  public:
-  MetaspaceStage(DecodeStage& next, MetaspaceDecoder step, bool fused) : Stage(next), step_(std::move(step)), fused_(fused) {}
+  MetaspaceStage(DecodeStage& next, MetaspaceDecoder step, bool fused)
+      : Stage(next), step_(std::move(step)), fused_(fused) {}
   void push(std::string_view token) override {
     next_.push(replace_all(token, step_.replacement, first_ && step_.drop_first ? "" : " "));
     first_ = fused_;
@@ -162,7 +164,8 @@ class FusedStripStage final : public Stage {
     std::string text = held_;
     text += part;
     size_t n_keep = text.size();
-    for (size_t i = 0; i < step_.n_stop && std::string_view(text).substr(0, n_keep).ends_with(c); ++i) n_keep -= c.size();
+    for (size_t i = 0; i < step_.n_stop && std::string_view(text).substr(0, n_keep).ends_with(c); ++i)
+      n_keep -= c.size();
     held_ = text.substr(n_keep);
     if (n_keep > 0) next_.push(std::string_view(text).substr(0, n_keep));
   }
@@ -259,7 +262,9 @@ struct MakeStage {
   bool fused;  // a stage before ends the tokens
 
   using Made = std::unique_ptr<DecodeStage>;
-  [[nodiscard]] Made whole(Made stage) const { return fused ? std::make_unique<WholeStage>(std::move(stage)) : std::move(stage); }
+  [[nodiscard]] Made whole(Made stage) const {
+    return fused ? std::make_unique<WholeStage>(std::move(stage)) : std::move(stage);
+  }
 
   Made operator()(const ByteLevelDecoder&) const { return whole(std::make_unique<ByteLevelStage>(next)); }
   Made operator()(const ByteFallbackDecoder&) const { return whole(std::make_unique<ByteFallbackStage>(next)); }

@@ -1,5 +1,5 @@
-// Token texts to plain text: a chain of stages, each from one part of the file's `decoder`. Stages take one token at a time and
-// give out what has become certain, so that decoding a stream and decoding a whole are the same code.
+// Token texts to plain text: a chain of stages, each from one part of the file's `decoder`. Stages take one token at a
+// time and give out what has become certain, so that decoding a stream and decoding a whole are the same code.
 #pragma once
 
 #include <memory>
@@ -37,7 +37,8 @@ std::string decoded_bytes(const std::vector<DecoderStep>& steps, std::string_vie
 class DecodeStage {
  public:
   virtual ~DecodeStage() = default;
-  // Takes a token, or behind a stage that ends tokens the next part of the one text; puts what is certain out to the next.
+  // Takes a token, or behind a stage that ends tokens the next part of the one text; puts what is certain out to the
+  // next.
   virtual void push(std::string_view token) = 0;
   // No more comes: puts out the rest and begins anew.
   virtual void flush() = 0;

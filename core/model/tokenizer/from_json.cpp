@@ -36,7 +36,8 @@ moe::Status read_tokens(const json& vocabulary, const json* added, TokenizerPart
     if (auto done = parts.table->add(text, *id, true); !done.ok()) return done.error().in("model.vocab");
   }
   for (size_t i = 0; added != nullptr && i < added->size(); ++i) {
-    if (auto done = read_added((*added)[i], parts); !done.ok()) return done.error().in(fmt::format("added_tokens[{}]", i));
+    if (auto done = read_added((*added)[i], parts); !done.ok())
+      return done.error().in(fmt::format("added_tokens[{}]", i));
   }
   return {};
 }
@@ -54,7 +55,8 @@ moe::Result<BpeOptions> read_bpe_options(const json& model, const TokenTable& ta
   if (fields::find(model, "unk_token") != nullptr) {
     MOE_ASSIGN(const std::string unknown, fields::text(model, "unk_token"));
     o.unknown = table.find_in_model(unknown);
-    if (!o.unknown) return moe::invalid(fmt::format("unk_token: expected a token of the vocabulary, got \"{}\"", unknown));
+    if (!o.unknown)
+      return moe::invalid(fmt::format("unk_token: expected a token of the vocabulary, got \"{}\"", unknown));
   }
   return o;
 }
@@ -63,7 +65,8 @@ moe::Status read_merge(const json& merge, uint32_t rank, Bpe& bpe) {
   if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
     return bpe.add_merge(merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>(), rank);
   }
-  if (!merge.is_string()) return moe::invalid(fmt::format("expected \"a b\" or [\"a\", \"b\"], got {}", merge.type_name()));
+  if (!merge.is_string())
+    return moe::invalid(fmt::format("expected \"a b\" or [\"a\", \"b\"], got {}", merge.type_name()));
   const auto& text = merge.get_ref<const std::string&>();
   if (text.starts_with("#version")) return {};
   MOE_ASSIGN(const auto pair, split_merge(text));
@@ -124,7 +127,8 @@ moe::Result<std::pair<std::string_view, std::string_view>> split_merge(std::stri
 bool take_bytes(PreTokenizer& pre_tokenizer, const BpeOptions& options) {
   if (pre_tokenizer.steps().empty()) return false;
   auto* last = std::get_if<ByteLevelStep>(&pre_tokenizer.steps().back());
-  if (last == nullptr || options.byte_fallback || !options.continuing_prefix.empty() || !options.end_suffix.empty()) return false;
+  if (last == nullptr || options.byte_fallback || !options.continuing_prefix.empty() || !options.end_suffix.empty())
+    return false;
   last->spell = false;
   return true;
 }

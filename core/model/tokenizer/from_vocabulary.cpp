@@ -24,10 +24,9 @@ constexpr const char* kGpt4o =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
     R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
     R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kTekken =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
-    R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
-    R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kTekken = R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
+                                R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
+                                R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kDeepseekNumbers = R"(\p{N}{1,3})";
 constexpr const char* kDeepseekHan = "[一-龥\u3040-ゟ゠-ヿ]+";
 constexpr const char* kDeepseekWords =
@@ -70,13 +69,15 @@ moe::Result<const Family*> find_family(const std::string& name) {
 moe::Status check(const TokenizerData& d) {
   const size_t n = d.tokens.size();
   if (n == 0 || n > INT32_MAX) return moe::invalid(fmt::format("tokens: expected 1 to 2^31 - 1, got {}", n));
-  if (!d.types.empty() && d.types.size() != n) return moe::invalid(fmt::format("token types: expected {}, got {}", n, d.types.size()));
+  if (!d.types.empty() && d.types.size() != n)
+    return moe::invalid(fmt::format("token types: expected {}, got {}", n, d.types.size()));
   for (const auto& [name, id] : {std::pair("bos", d.bos), std::pair("eos", d.eos), std::pair("unknown", d.unknown)}) {
     if (id && (*id < 0 || static_cast<size_t>(*id) >= n)) {
       return moe::invalid(fmt::format("{} token: expected an id from 0 to {}, got {}", name, n - 1, *id));
     }
   }
-  if ((d.add_bos && !d.bos) || (d.add_eos && !d.eos)) return moe::invalid("bos or eos token: expected an id for what is to be added, got none");
+  if ((d.add_bos && !d.bos) || (d.add_eos && !d.eos))
+    return moe::invalid("bos or eos token: expected an id for what is to be added, got none");
   if (d.kind == TokenizerData::Kind::kByteLevelBpe) return {};
   if (d.scores.size() != n) return moe::invalid(fmt::format("scores: expected {}, got {}", n, d.scores.size()));
   for (const float s : d.scores) {
@@ -127,8 +128,9 @@ moe::Status make_byte_level(const TokenizerData& d, TokenizerParts& parts) {
   return {};
 }
 
-// SentencePiece merges the two neighbours whose joined token scores best (Kudo and Richardson 2018): so each way to cut a token
-// in two is a merge with the token's place among the scores; equal scores share a place, and then the leftmost pair goes first.
+// SentencePiece merges the two neighbours whose joined token scores best (Kudo and Richardson 2018): so each way to cut
+// a token in two is a merge with the token's place among the scores; equal scores share a place, and then the leftmost
+// pair goes first.
 moe::Status add_score_merges(const TokenizerData& d, const TokenTable& table, Bpe& bpe) {
   std::vector<size_t> order(d.tokens.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -138,7 +140,8 @@ moe::Status add_score_merges(const TokenizerData& d, const TokenTable& table, Bp
     if (i > 0 && d.scores[order[i]] != d.scores[order[i - 1]]) ++rank;
     const std::string_view token = d.tokens[order[i]];
     if (!table.in_model(static_cast<int32_t>(order[i]))) continue;
-    for (size_t at = token.empty() ? 0 : unicode::length_at(token, 0); at < token.size(); at += unicode::length_at(token, at)) {
+    for (size_t at = token.empty() ? 0 : unicode::length_at(token, 0); at < token.size();
+         at += unicode::length_at(token, at)) {
       if (!table.find_in_model(token.substr(0, at)) || !table.find_in_model(token.substr(at))) continue;
       MOE_TRY(bpe.add_merge(token.substr(0, at), token.substr(at), rank));
     }
@@ -150,7 +153,8 @@ moe::Status make_sentencepiece(const TokenizerData& d, TokenizerParts& parts) {
   constexpr size_t kMaxTokenBytes = 1024;  // cutting a token takes the square of its length
   for (size_t i = 0; i < d.tokens.size(); ++i) {
     if (d.tokens[i].size() > kMaxTokenBytes) {
-      return moe::invalid(fmt::format("token {}: expected at most {} bytes, got {}", i, kMaxTokenBytes, d.tokens[i].size()));
+      return moe::invalid(
+          fmt::format("token {}: expected at most {} bytes, got {}", i, kMaxTokenBytes, d.tokens[i].size()));
     }
   }
   const std::string space = "▁";

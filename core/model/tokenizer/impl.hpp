@@ -37,14 +37,17 @@ struct TokenizerParts {
 // "a b" to its two tokens. MOE_INVALID_ARGUMENT: not exactly one space.
 moe::Result<std::pair<std::string_view, std::string_view>> split_merge(std::string_view merge);
 
-// True if BPE may take raw bytes: the last step spells bytes and nothing in the model looks at characters. The step then stops
-// spelling.
+// True if BPE may take raw bytes: the last step spells bytes and nothing in the model looks at characters. The step
+// then stops spelling.
 bool take_bytes(PreTokenizer& pre_tokenizer, const BpeOptions& options);
 
 class TokenizerBuilder {
  public:
-  // Errors: an added token whose normalized form cannot be made.
+  // Errors: an added token whose normalized form cannot be made; a decoder that makes tokens huge.
   static moe::Result<std::unique_ptr<Tokenizer>> build(TokenizerParts parts);
+
+ private:
+  static moe::Status fill_bytes(TokenizerParts& parts);
 };
 
 // What one encoding works with; made once a thread that encodes at the same time as others, then kept.

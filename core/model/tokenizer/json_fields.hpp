@@ -21,7 +21,8 @@ inline const json* find(const json& object, const char* key) {
 }
 
 inline moe::Error wrong(const char* key, const char* expected, const json* got) {
-  return moe::invalid(fmt::format("{}: expected {}, got {}", key, expected, got == nullptr ? "nothing" : got->type_name()));
+  return moe::invalid(
+      fmt::format("{}: expected {}, got {}", key, expected, got == nullptr ? "nothing" : got->type_name()));
 }
 
 inline moe::Result<const json*> object(const json& o, const char* key) {
@@ -37,7 +38,8 @@ inline moe::Result<const json*> array(const json& o, const char* key) {
 }
 
 // Without a fallback the field must be there.
-inline moe::Result<std::string> text(const json& o, const char* key, std::optional<std::string> fallback = std::nullopt) {
+inline moe::Result<std::string> text(const json& o, const char* key,
+                                     std::optional<std::string> fallback = std::nullopt) {
   const json* v = find(o, key);
   if (v == nullptr && fallback) return *fallback;
   if (v == nullptr || !v->is_string()) return wrong(key, "a string", v);
@@ -55,8 +57,11 @@ inline moe::Result<bool> boolean(const json& o, const char* key, std::optional<b
 
 // 0 to 2^63 - 1.
 inline moe::Result<int64_t> natural(const json& v, const char* key) {
-  const bool fits = v.is_number_unsigned() ? v.get<uint64_t>() <= INT64_MAX : v.is_number_integer() && v.get<int64_t>() >= 0;
-  if (!fits) return moe::invalid(fmt::format("{}: expected a whole number from 0 on, got {}", key, v.is_number() ? v.dump() : v.type_name()));
+  const bool fits =
+      v.is_number_unsigned() ? v.get<uint64_t>() <= INT64_MAX : v.is_number_integer() && v.get<int64_t>() >= 0;
+  if (!fits)
+    return moe::invalid(
+        fmt::format("{}: expected a whole number from 0 on, got {}", key, v.is_number() ? v.dump() : v.type_name()));
   return v.get<int64_t>();
 }
 

@@ -1,6 +1,6 @@
 #include "core/model/tokenizer/json_parts.hpp"
 
-#include <array>
+#include <algorithm>
 
 #include "core/model/tokenizer/byte_level.hpp"
 #include "core/model/tokenizer/json_fields.hpp"
@@ -32,7 +32,8 @@ moe::Result<std::vector<Step>> read_steps(const json& part, const char* list_key
       if (p.type == r.type) found = &r;
       known += fmt::format("{}, ", r.type);
     }
-    if (found == nullptr) return moe::unimplemented(fmt::format("type: expected one of {}Sequence, got \"{}\"", known, p.type));
+    if (found == nullptr)
+      return moe::unimplemented(fmt::format("type: expected one of {}Sequence, got \"{}\"", known, p.type));
     if (auto done = found->read(*p.part, steps); !done.ok()) return done.error().in(p.type);
   }
   return steps;
@@ -45,7 +46,8 @@ moe::Result<SplitBehavior> read_behavior(const json& part, const char* fallback)
   if (name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
   if (name == "Contiguous") return SplitBehavior::kContiguous;
-  return moe::invalid(fmt::format("behavior: expected Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous, got \"{}\"", name));
+  return moe::invalid(fmt::format(
+      "behavior: expected Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous, got \"{}\"", name));
 }
 
 moe::Result<std::string> read_character(const json& part, const char* key) {
@@ -53,6 +55,15 @@ moe::Result<std::string> read_character(const json& part, const char* key) {
   if (text.empty() || !unicode::is_valid(text) || unicode::length_at(text, 0) != text.size()) {
     return moe::invalid(fmt::format("{}: expected one character, got \"{}\"", key, text));
   }
+  return text;
+}
+
+// What a part puts into the text: short, so that no file makes a small text huge.
+moe::Result<std::string> read_content(const json& part, const char* key) {
+  constexpr size_t kMaxBytes = 1024;
+  MOE_ASSIGN(std::string text, fields::text(part, key));
+  if (text.size() > kMaxBytes)
+    return moe::invalid(fmt::format("{}: expected at most {} bytes, got {}", key, kMaxBytes, text.size()));
   return text;
 }
 
@@ -76,14 +87,14 @@ moe::Status read_strip(const json& part, std::vector<NormalizerStep>& out) {
 }
 
 moe::Status read_prepend(const json& part, std::vector<NormalizerStep>& out) {
-  MOE_ASSIGN(std::string text, fields::text(part, "prepend"));
+  MOE_ASSIGN(std::string text, read_content(part, "prepend"));
   out.emplace_back(PrependStep{std::move(text)});
   return {};
 }
 
 moe::Status read_replace(const json& part, std::vector<NormalizerStep>& out) {
   MOE_ASSIGN(TextPattern pattern, read_pattern(part));
-  MOE_ASSIGN(std::string content, fields::text(part, "content"));
+  MOE_ASSIGN(std::string content, read_content(part, "content"));
   out.emplace_back(ReplaceStep{std::move(pattern), std::move(content)});
   return {};
 }
@@ -111,7 +122,8 @@ moe::Status read_split(const json& part, std::vector<PreTokenizerStep>& out) {
 
 moe::Status read_digits(const json& part, std::vector<PreTokenizerStep>& out) {
   MOE_ASSIGN(const bool individual, fields::boolean(part, "individual_digits", false));
-  out.emplace_back(CharacterStep{unicode::is_numeric, individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
+  out.emplace_back(
+      CharacterStep{unicode::is_numeric, individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
   return {};
 }
 
@@ -185,7 +197,7 @@ moe::Status read_strip_decoder(const json& part, std::vector<DecoderStep>& out) 
 moe::Status read_replace_decoder(const json& part, std::vector<DecoderStep>& out) {
   MOE_ASSIGN(const TextPattern pattern, read_pattern(part));
   if (pattern.as_literal() == nullptr) return moe::unimplemented("pattern: expected a String, got a Regex");
-  MOE_ASSIGN(std::string content, fields::text(part, "content"));
+  MOE_ASSIGN(std::string content, read_content(part, "content"));
   out.emplace_back(ReplaceDecoder{*pattern.as_literal(), std::move(content)});
   return {};
 }
@@ -213,7 +225,8 @@ moe::Result<std::vector<TypedPart>> flatten_sequence(const json& part, const cha
     const Open at = open.back();
     open.pop_back();
     if (++n_seen > kMaxParts || at.depth > kMaxNesting) {
-      return moe::invalid(fmt::format("Sequence: expected at most {} parts in {} levels, got more", kMaxParts, kMaxNesting));
+      return moe::invalid(
+          fmt::format("Sequence: expected at most {} parts in {} levels, got more", kMaxParts, kMaxNesting));
     }
     if (!at.part->is_object()) return moe::invalid(fmt::format("expected an object, got {}", at.part->type_name()));
     MOE_ASSIGN(std::string type, fields::text(*at.part, "type"));
@@ -222,7 +235,8 @@ moe::Result<std::vector<TypedPart>> flatten_sequence(const json& part, const cha
       continue;
     }
     MOE_ASSIGN(const json* list, fields::array(*at.part, list_key));
-    if (list->size() > kMaxParts) return moe::invalid(fmt::format("{}: expected at most {}, got {}", list_key, kMaxParts, list->size()));
+    if (list->size() > kMaxParts)
+      return moe::invalid(fmt::format("{}: expected at most {}, got {}", list_key, kMaxParts, list->size()));
     for (auto it = list->rbegin(); it != list->rend(); ++it) open.push_back({&*it, at.depth + 1});
   }
   return flat;
@@ -241,14 +255,25 @@ moe::Result<TextPattern> read_pattern(const json& part) {
   return made;
 }
 
-moe::Result<std::vector<NormalizerStep>> read_normalizer(const json& part) { return read_steps(part, "normalizers", kNormalizers); }
+moe::Result<std::vector<NormalizerStep>> read_normalizer(const json& part) {
+  return read_steps(part, "normalizers", kNormalizers);
+}
 
 moe::Result<std::vector<PreTokenizerStep>> read_pre_tokenizer(const json& part) {
   return read_steps(part, "pretokenizers", kPreTokenizers);
 }
 
 moe::Result<std::vector<DecoderStep>> read_decoder(const json& part) {
+  constexpr size_t kMaxGrowth = 64;
   MOE_ASSIGN(std::vector<DecoderStep> steps, read_steps(part, "decoders", kDecoders));
+  size_t growth = 1;  // times that a token may become longer: replacements multiply
+  for (const DecoderStep& step : steps) {
+    const auto* replace = std::get_if<ReplaceDecoder>(&step);
+    if (replace == nullptr) continue;
+    growth *= std::max<size_t>(1, (replace->content.size() + replace->pattern.size() - 1) / replace->pattern.size());
+    if (growth > kMaxGrowth)
+      return moe::invalid(fmt::format("Replace: expected tokens to grow at most {} times, got more", kMaxGrowth));
+  }
   return steps;
 }
 

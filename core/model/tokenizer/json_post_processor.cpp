@@ -28,7 +28,8 @@ moe::Status read_special(const json& item, const json& part, const TokenTable& t
     MOE_ASSIGN(const int32_t id, known_id(v, table));
     out.push_back(id);
   }
-  if (out.size() > kMaxAdded) return moe::invalid(fmt::format("single: expected at most {} tokens, got more", kMaxAdded));
+  if (out.size() > kMaxAdded)
+    return moe::invalid(fmt::format("single: expected at most {} tokens, got more", kMaxAdded));
   return {};
 }
 
@@ -67,8 +68,9 @@ moe::Result<PostProcessor> read_one(const TypedPart& p, const TokenTable& table)
   if (p.type == "ByteLevel") return PostProcessor{};  // trims offsets, which are not kept
   if (p.type == "TemplateProcessing") return read_template(*p.part, table);
   if (p.type == "BertProcessing" || p.type == "RobertaProcessing") return read_bert(*p.part, table);
-  return moe::unimplemented(
-      fmt::format("type: expected ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing or Sequence, got \"{}\"", p.type));
+  return moe::unimplemented(fmt::format(
+      "type: expected ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing or Sequence, got \"{}\"",
+      p.type));
 }
 
 }  // namespace

@@ -20,10 +20,14 @@ bool is_ascii(std::string_view text) {
 
 const icu::Normalizer2* normalizer_of(UnicodeFormStep::Form form, UErrorCode& error) {
   switch (form) {
-    case UnicodeFormStep::Form::kNfc: return icu::Normalizer2::getNFCInstance(error);
-    case UnicodeFormStep::Form::kNfd: return icu::Normalizer2::getNFDInstance(error);
-    case UnicodeFormStep::Form::kNfkc: return icu::Normalizer2::getNFKCInstance(error);
-    case UnicodeFormStep::Form::kNfkd: return icu::Normalizer2::getNFKDInstance(error);
+    case UnicodeFormStep::Form::kNfc:
+      return icu::Normalizer2::getNFCInstance(error);
+    case UnicodeFormStep::Form::kNfd:
+      return icu::Normalizer2::getNFDInstance(error);
+    case UnicodeFormStep::Form::kNfkc:
+      return icu::Normalizer2::getNFKCInstance(error);
+    case UnicodeFormStep::Form::kNfkd:
+      return icu::Normalizer2::getNFKDInstance(error);
   }
   return nullptr;
 }

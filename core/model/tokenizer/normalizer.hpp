@@ -29,7 +29,8 @@ struct ReplaceStep {
 };
 struct SpellBytesStep {};  // ByteLevel as a normalizer: bytes in the byte-level alphabet
 
-using NormalizerStep = std::variant<UnicodeFormStep, LowercaseStep, StripStep, StripAccentsStep, PrependStep, ReplaceStep, SpellBytesStep>;
+using NormalizerStep =
+    std::variant<UnicodeFormStep, LowercaseStep, StripStep, StripAccentsStep, PrependStep, ReplaceStep, SpellBytesStep>;
 
 class Normalizer {
  public:

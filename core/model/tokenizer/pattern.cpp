@@ -65,7 +65,8 @@ moe::Status TextPattern::find_all(std::string_view text, std::vector<Match>& out
 
 void apply_behavior(SplitBehavior behavior, std::vector<Match>& stretches) {
   switch (behavior) {
-    case SplitBehavior::kRemoved: return;
+    case SplitBehavior::kRemoved:
+      return;
     case SplitBehavior::kIsolated:
       for (Match& m : stretches) m.is_match = false;
       return;

@@ -11,7 +11,8 @@ namespace {
 
 using Span = Pieces::Span;
 
-// Cuts every piece at the stretches that `find(text, stretches)` gives and drops those that it marks, and the empty ones.
+// Cuts every piece at the stretches that `find(text, stretches)` gives and drops those that it marks, and the empty
+// ones.
 template <typename Find>
 moe::Status cut(Pieces& p, Find find) {
   p.next.clear();

@@ -25,7 +25,9 @@ struct Pieces {
   std::vector<Match> scratch;  // for the steps, so that one input allocates once
   std::vector<Span> next;      // likewise
 
-  [[nodiscard]] std::string_view at(const Span& s) const { return std::string_view(text).substr(s.begin, s.end - s.begin); }
+  [[nodiscard]] std::string_view at(const Span& s) const {
+    return std::string_view(text).substr(s.begin, s.end - s.begin);
+  }
 };
 
 struct SplitStep {

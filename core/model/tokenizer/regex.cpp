@@ -87,11 +87,13 @@ moe::Status Regex::find_all(std::string_view text, std::vector<Match>& out) cons
   size_t tiled = 0;
   bool any = false;
   while (from <= text.size()) {
-    const int rc = code_->jit ? pcre2_jit_match(code_->code, subject, text.size(), from, 0, scratch.data, scratch.context)
-                              : pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, scratch.data,
-                                            scratch.context);
+    const int rc =
+        code_->jit
+            ? pcre2_jit_match(code_->code, subject, text.size(), from, 0, scratch.data, scratch.context)
+            : pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, scratch.data, scratch.context);
     if (rc == PCRE2_ERROR_NOMATCH) break;
-    if (rc < 0) return moe::exhausted(fmt::format("pattern: expected a match within its budget, got: {}", pcre2_message(rc)));
+    if (rc < 0)
+      return moe::exhausted(fmt::format("pattern: expected a match within its budget, got: {}", pcre2_message(rc)));
     const size_t begin = range[0];
     const size_t end = range[1];
     if (begin == end && any && end == tiled) {  // an empty match right behind the last one does not count

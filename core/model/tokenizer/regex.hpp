@@ -22,8 +22,9 @@ class Regex {
   // MOE_INVALID_ARGUMENT: not a pattern; MOE_UNIMPLEMENTED: Oniguruma's alone (nested classes, &&).
   static moe::Result<Regex> compile(std::string_view pattern);
 
-  // Appends to `out` the matches in valid UTF-8 `text`, left to right, and the stretches between them. Nothing outside `text`
-  // is seen by look-around. MOE_RESOURCE_EXHAUSTED: more backtracking than the budget, which grows with the text.
+  // Appends to `out` the matches in valid UTF-8 `text`, left to right, and the stretches between them. Nothing outside
+  // `text` is seen by look-around. MOE_RESOURCE_EXHAUSTED: more backtracking than the budget, which grows with the
+  // text.
   [[nodiscard]] moe::Status find_all(std::string_view text, std::vector<Match>& out) const;
 
  private:

@@ -1,7 +1,7 @@
 // Oniguruma's dialect in PCRE2's words, where the two disagree on what tokenizer patterns use:
-//   \s \w \h     Oniguruma: White_Space; Alphabetic|M|Nd|Pc; hexadecimal. PCRE2: adds U+180E; lacks marks; horizontal space
-//   \p{Name}     Oniguruma: long names, Script. PCRE2: short category names, Script_Extensions
-//   X{1,3}+      Oniguruma: the interval repeated. PCRE2: possessive
+//   \s \w \h     Oniguruma: White_Space; Alphabetic|M|Nd|Pc; hexadecimal. PCRE2: adds U+180E; lacks marks; horizontal
+//   space \p{Name}     Oniguruma: long names, Script. PCRE2: short category names, Script_Extensions X{1,3}+ Oniguruma:
+//   the interval repeated. PCRE2: possessive
 //   (?m)         Oniguruma: the dot takes newlines. PCRE2: (?s)
 //   [a[b]] &&    Oniguruma: sets in sets: refused here, since PCRE2 would read them as plain characters
 #include <fmt/format.h>
@@ -60,7 +60,8 @@ class Translator {
         return {};
       }
     }
-    if (c == '[') return moe::unimplemented(fmt::format("pattern: expected no class within a class, got one at byte {}", at_));
+    if (c == '[')
+      return moe::unimplemented(fmt::format("pattern: expected no class within a class, got one at byte {}", at_));
     if (sees("&&")) return moe::unimplemented(fmt::format("pattern: expected no intersection, got && at byte {}", at_));
     if (c == ']') in_class_ = false;
     copy(1);
@@ -71,22 +72,33 @@ class Translator {
     if (at_ + 1 == in_.size()) return moe::invalid("pattern: expected a character after \\, got the end");
     const char c = in_[at_ + 1];
     switch (c) {
-      case 's': return set(kSpace, false);
-      case 'S': return set(kSpace, true);
-      case 'w': return set(kWord, false);
-      case 'W': return set(kWord, true);
-      case 'h': return set(kHex, false);
-      case 'H': return set(kHex, true);
+      case 's':
+        return set(kSpace, false);
+      case 'S':
+        return set(kSpace, true);
+      case 'w':
+        return set(kWord, false);
+      case 'W':
+        return set(kWord, true);
+      case 'h':
+        return set(kHex, false);
+      case 'H':
+        return set(kHex, true);
       case 'p':
-      case 'P': return property();
-      case 'u': return code_point();
-      default: copy(2); return {};
+      case 'P':
+        return property();
+      case 'u':
+        return code_point();
+      default:
+        copy(2);
+        return {};
     }
   }
 
   moe::Status set(std::string_view members, bool negated) {
     if (in_class_ && negated) {
-      return moe::unimplemented(fmt::format("pattern: expected no negated set within a class, got {}", in_.substr(at_, 2)));
+      return moe::unimplemented(
+          fmt::format("pattern: expected no negated set within a class, got {}", in_.substr(at_, 2)));
     }
     at_ += 2;
     if (in_class_) {

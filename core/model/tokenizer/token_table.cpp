@@ -20,10 +20,13 @@ uint64_t hash_seed() {
 TokenTable::TokenTable(size_t n_tokens) : slots_(slots_for(n_tokens), -1), max_id_(n_tokens + kMaxHoles) {}
 
 moe::Status TokenTable::add(std::string_view text, int64_t id, bool in_model) {
+  if (text.size() > kMaxTokenBytes) {
+    return moe::invalid(fmt::format("token {}: expected at most {} bytes, got {}", id, kMaxTokenBytes, text.size()));
+  }
+  if (!unicode::is_valid(text)) return moe::invalid(fmt::format("token {}: expected UTF-8, got other bytes", id));
   if (id < 0 || static_cast<uint64_t>(id) > max_id_ || id >= INT32_MAX) {
     return moe::invalid(fmt::format("id of \"{}\": expected 0 to {}, got {}", text, max_id_, id));
   }
-  if (!unicode::is_valid(text)) return moe::invalid(fmt::format("token {}: expected UTF-8, got other bytes", id));
   const auto index = static_cast<size_t>(id);
   if (has(static_cast<int32_t>(id)) && this->text(static_cast<int32_t>(id)) != text) {
     return moe::invalid(fmt::format("id {}: expected one token, got \"{}\" and \"{}\"", id,

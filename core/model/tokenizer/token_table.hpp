@@ -13,12 +13,15 @@ namespace patchbay {
 
 class TokenTable {
  public:
-  // For about n_tokens tokens. Ids may leave holes, but only kMaxHoles of them: a huge id is an error, not an allocation.
+  // For about n_tokens tokens. Ids may leave holes, but only kMaxHoles of them: a huge id is an error, not an
+  // allocation.
   explicit TokenTable(size_t n_tokens = 0);
   static constexpr size_t kMaxHoles = 65536;
+  static constexpr size_t kMaxTokenBytes = size_t{64} << 10;  // known vocabularies: under 1 KiB
 
   // Adds a token of the model's vocabulary (`in_model`) or an added one; the same text under the same id may be both.
-  // MOE_INVALID_ARGUMENT: an id that is out of range or taken by another text, or a text that has another id.
+  // MOE_INVALID_ARGUMENT: an id that is out of range or taken by another text, a text that has another id, is not
+  // UTF-8 or is over kMaxTokenBytes.
   moe::Status add(std::string_view text, int64_t id, bool in_model);
   void mark_special(int32_t id) { tokens_[static_cast<size_t>(id)].special = true; }
   // Sets what decoding starts from where that is not the token's text.
@@ -35,8 +38,12 @@ class TokenTable {
   }
   // Only after has(id).
   [[nodiscard]] std::string_view text(int32_t id) const { return slice(texts_, tokens_[static_cast<size_t>(id)].text); }
-  [[nodiscard]] std::string_view shown(int32_t id) const { return slice(texts_, tokens_[static_cast<size_t>(id)].shown); }
-  [[nodiscard]] std::string_view bytes(int32_t id) const { return slice(bytes_, tokens_[static_cast<size_t>(id)].bytes); }
+  [[nodiscard]] std::string_view shown(int32_t id) const {
+    return slice(texts_, tokens_[static_cast<size_t>(id)].shown);
+  }
+  [[nodiscard]] std::string_view bytes(int32_t id) const {
+    return slice(bytes_, tokens_[static_cast<size_t>(id)].bytes);
+  }
   [[nodiscard]] bool in_model(int32_t id) const { return tokens_[static_cast<size_t>(id)].in_model; }
   [[nodiscard]] bool special(int32_t id) const { return tokens_[static_cast<size_t>(id)].special; }
 
@@ -56,7 +63,9 @@ class TokenTable {
     bool in_model = false;
     bool special = false;
   };
-  static std::string_view slice(const std::string& arena, Slice s) { return std::string_view(arena).substr(s.begin, s.n); }
+  static std::string_view slice(const std::string& arena, Slice s) {
+    return std::string_view(arena).substr(s.begin, s.n);
+  }
   [[nodiscard]] size_t slot_of(std::string_view text) const;
   void grow();
 

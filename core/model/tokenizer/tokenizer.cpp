@@ -44,7 +44,12 @@ class Encoder {
  public:
   Encoder(const TokenizerParts& parts, const AddedTokens& raw, const AddedTokens& normalized, bool parse_special,
           EncodeScratch& scratch, std::vector<int32_t>& out)
-      : parts_(parts), raw_(raw), normalized_(normalized), parse_special_(parse_special), scratch_(scratch), out_(out) {}
+      : parts_(parts),
+        raw_(raw),
+        normalized_(normalized),
+        parse_special_(parse_special),
+        scratch_(scratch),
+        out_(out) {}
 
   moe::Status text(std::string_view text) {
     scratch_.segments.clear();
@@ -109,8 +114,24 @@ class Encoder {
 
 }  // namespace
 
+moe::Status TokenizerBuilder::fill_bytes(TokenizerParts& parts) {
+  constexpr size_t kMaxBytes = size_t{1} << 30;
+  size_t n_bytes = 0;
+  for (size_t i = 0; i < parts.table->size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    if (!parts.table->has(id)) continue;
+    const std::string bytes = decoded_bytes(parts.decoder, parts.table->shown(id));
+    n_bytes += bytes.size();
+    if (n_bytes > kMaxBytes)
+      return moe::invalid(fmt::format("tokens: expected at most {} decoded bytes, got more", kMaxBytes));
+    parts.table->set_bytes(id, bytes);
+  }
+  return {};
+}
+
 moe::Result<std::unique_ptr<Tokenizer>> TokenizerBuilder::build(TokenizerParts parts) {
   auto impl = std::make_unique<Tokenizer::Impl>();
+  size_t n_normalized = 0;
   for (const AddedToken& token : parts.added) {
     if (token.special) parts.table->mark_special(token.id);
     if (!token.normalized) {
@@ -121,14 +142,15 @@ moe::Result<std::unique_ptr<Tokenizer>> TokenizerBuilder::build(TokenizerParts p
     if (auto done = parts.normalizer.apply(normalized.content); !done.ok()) {
       return done.error().in(fmt::format("added token {}", token.id));
     }
+    n_normalized += normalized.content.size();
+    if (n_normalized > kMaxTextBytes) {
+      return moe::invalid(fmt::format("added tokens: expected at most {} bytes, got more", kMaxTextBytes));
+    }
     // Decoding gives the normalized form too, as Hugging Face's library does.
     if (normalized.content != token.content) parts.table->set_shown(token.id, normalized.content);
     impl->normalized_tokens.add(std::move(normalized));
   }
-  for (size_t i = 0; i < parts.table->size(); ++i) {
-    const auto id = static_cast<int32_t>(i);
-    if (parts.table->has(id)) parts.table->set_bytes(id, decoded_bytes(parts.decoder, parts.table->shown(id)));
-  }
+  MOE_TRY(fill_bytes(parts));
   impl->parts = std::move(parts);
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
 }

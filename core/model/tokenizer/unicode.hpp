@@ -11,8 +11,9 @@ inline constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 
 enum class Form { kWhole, kInvalid, kIncomplete };
 
-// What stands at the start of non-empty `text`: a whole character; or the longest part of one that no character continues
-// (Unicode 15, section 3.9, "maximal subpart": what one U+FFFD replaces); or such a part that the end of the text cuts off.
+// What stands at the start of non-empty `text`: a whole character; or the longest part of one that no character
+// continues (Unicode 15, section 3.9, "maximal subpart": what one U+FFFD replaces); or such a part that the end of the
+// text cuts off.
 struct Sequence {
   size_t n_bytes;
   Form form;

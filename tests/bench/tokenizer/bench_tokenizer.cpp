@@ -1,4 +1,5 @@
-// bench_tokenizer tokenizer.json text.txt: MB/s of encode and decode on one thread, after checking that decode gives the text.
+// bench_tokenizer tokenizer.json text.txt: MB/s of encode and decode on one thread, after checking that decode gives
+// the text.
 #include <fmt/format.h>
 
 #include <algorithm>

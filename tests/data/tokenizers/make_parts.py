@@ -10,7 +10,7 @@ import gzip
 import json
 import random
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 WORDS = ("the router sends each token to its experts and the experts answer; don't they? we'll see: I'm sure it's "
          "12 of 345 in 2024, e.g. x_1 = 3.14 * y(2) - z[0]; Straße café naïve Ωmega ｆｕｌｌ ﬁne 你好世界 こんにちは мир ½ Ⅷ é ẛ̣").split()

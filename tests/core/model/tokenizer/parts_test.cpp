@@ -1,4 +1,5 @@
-// Every supported part in a small tokenizer, against what Hugging Face's library gives: tests/data/tokenizers/make_parts.py.
+// Every supported part in a small tokenizer, against what Hugging Face's library gives:
+// tests/data/tokenizers/make_parts.py.
 #include <gtest/gtest.h>
 
 #include "support.hpp"

@@ -25,7 +25,8 @@ inline std::string read_gzip(const std::filesystem::path& path) {
   if (file == nullptr) return out;
   std::vector<char> part(1 << 16);
   int n = 0;
-  while ((n = gzread(file, part.data(), static_cast<unsigned>(part.size()))) > 0) out.append(part.data(), static_cast<size_t>(n));
+  while ((n = gzread(file, part.data(), static_cast<unsigned>(part.size()))) > 0)
+    out.append(part.data(), static_cast<size_t>(n));
   gzclose(file);
   return n < 0 ? std::string() : out;
 }
