@@ -57,8 +57,8 @@ HWY_INLINE void score_tile(const float* const* q, const void* const* rows, int64
   }
 }
 
-// Rows of the cache lie apart, and the processor's own prefetching does not jump from one to the next: those that come in a moment are
-// asked for while the ones before them are at work.
+// Rows of the cache lie apart, and the processor's own prefetching does not jump from one to the next: those that come
+// in a moment are asked for while the ones before them are at work.
 template <int32_t kDtype>
 HWY_INLINE void prefetch_row(const void* row, int64_t dim) {
   const char* p = static_cast<const char*>(row);

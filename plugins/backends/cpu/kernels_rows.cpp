@@ -50,11 +50,6 @@ HWY_INLINE void store_bf16(VF x, uint16_t* out) { hn::StoreU(hn::TruncateTo(DH()
 
 HWY_INLINE VF round_bf16(VF x) { return hn::BitCast(DF(), hn::ShiftLeft<16>(bf16_bits(x))); }
 
-HWY_INLINE void store_f16(VF x, uint16_t* out) {
-  const hn::Rebind<hwy::float16_t, DF> d16;
-  hn::StoreU(hn::DemoteTo(d16, x), d16, reinterpret_cast<hwy::float16_t*>(out));
-}
-
 // The largest of |x|, and whether all are finite, of up to 32 elements; see moe::loops::round_i8_block.
 void round_i8_block(const float* x, VF factor, int64_t n, float* out) {
   const DF d;
@@ -105,8 +100,9 @@ void round_row(moe_activation_type type, RowType as, const float* x, float scale
       return;
     case MOE_F16:
       map(x, nullptr, to, n, [&](VF a, VF) {
-        const hn::Rebind<hwy::float16_t, DF> d16;
-        return hn::PromoteTo(d, hn::DemoteTo(d16, hn::Mul(factor, a)));
+        uint16_t half[kLanes];
+        store_f16(hn::Mul(factor, a), half);
+        return load_f16(half);
       });
       return;
     case MOE_I8:

@@ -9,6 +9,7 @@
 
 #include "hwy/highway.h"
 #include "kernels.hpp"
+#include "moe/sdk/numeric.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace moe::cpu::HWY_NAMESPACE {
@@ -39,13 +40,32 @@ struct Load<MOE_BF16> {
     return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), hn::LoadU(DH(), p))));
   }
 };
+// f16 by the processor's conversions where there are such; Highway's emulation of them does not round to nearest.
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+HWY_INLINE VF load_f16(const uint16_t* p) {
+  float x[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = f16_to_f32(p[i]);
+  return hn::LoadU(DF(), x);
+}
+HWY_INLINE void store_f16(VF v, uint16_t* out) {
+  float x[kLanes];
+  hn::StoreU(v, DF(), x);
+  for (int i = 0; i < kLanes; ++i) out[i] = f32_to_f16(x[i]);
+}
+#else
+HWY_INLINE VF load_f16(const uint16_t* p) {
+  const hn::Rebind<hwy::float16_t, DF> d16;
+  return hn::PromoteTo(DF(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
+}
+HWY_INLINE void store_f16(VF v, uint16_t* out) {
+  const hn::Rebind<hwy::float16_t, DF> d16;
+  hn::StoreU(hn::DemoteTo(d16, v), d16, reinterpret_cast<hwy::float16_t*>(out));
+}
+#endif
 template <>
 struct Load<MOE_F16> {
   using T = uint16_t;
-  static HWY_INLINE VF at(const T* p) {
-    const hn::Rebind<hwy::float16_t, DF> d16;
-    return hn::PromoteTo(DF(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
-  }
+  static HWY_INLINE VF at(const T* p) { return load_f16(p); }
 };
 
 // e^x to about 1 ulp; 0 below -87.3, infinity above 88.7, NaN for NaN. Range reduction by ln 2 in two parts (Cody and
