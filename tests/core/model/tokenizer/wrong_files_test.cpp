@@ -32,6 +32,9 @@ struct Wrong {
   const char* says;  // part of the message
 };
 
+// Without it gtest prints addresses, and the test's name changes from run to run.
+void PrintTo(const Wrong& w, std::ostream* out) { *out << w.at << " = " << w.value; }
+
 const Wrong kWrong[] = {
     {"huge_id", "/model/vocab/a", "2147483648", MOE_INVALID_ARGUMENT, "id of \"a\""},
     {"id_of_2_to_the_64", "/model/vocab/a", "18446744073709551615", MOE_INVALID_ARGUMENT, "model.vocab"},
