@@ -20,7 +20,7 @@ struct moe_op {
 namespace moe::cpu {
 namespace {
 
-constexpr const char* kSimd[] = {"auto", "avx512_bf16", "avx512", "avx2", "neon", "portable", nullptr};
+constexpr const char* kSimd[] = {"auto", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon", "portable", nullptr};
 
 constexpr moe_backend_score kScore = [] {
   auto score = make<moe_backend_score>();

@@ -13,35 +13,39 @@ namespace {
 struct Implementation {
   const char* name;
   int64_t target;  // HWY_*
-  bool bf16_dot;
-  void (*fill_products)(Kernels&, bool);
+  Features features;
+  void (*fill_products)(Kernels&, const Features&);
+  void (*fill_int_products)(Kernels&, const Features&);
   void (*fill_rows)(Kernels&);
   void (*fill_attention)(Kernels&);
 };
-#define MOE_CPU_ROW(name, target, bf16_dot, ns) \
-  { name, target, bf16_dot, ns::fill_products, ns::fill_rows, ns::fill_attention }
+#define MOE_CPU_ROW(name, target, bf16_dot, int8_dot, ns) \
+  { name, target, {bf16_dot, int8_dot}, ns::fill_products, ns::fill_int_products, ns::fill_rows, ns::fill_attention }
 constexpr Implementation kImplementations[] = {
 #if HWY_TARGETS & HWY_AVX3
-    MOE_CPU_ROW("avx512_bf16", HWY_AVX3, true, N_AVX3),   MOE_CPU_ROW("avx512", HWY_AVX3, false, N_AVX3),
+    MOE_CPU_ROW("avx512_bf16", HWY_AVX3, true, true, N_AVX3),
+    MOE_CPU_ROW("avx512_vnni", HWY_AVX3, false, true, N_AVX3),
+    MOE_CPU_ROW("avx512", HWY_AVX3, false, false, N_AVX3),
 #endif
 #if HWY_TARGETS & HWY_AVX2
-    MOE_CPU_ROW("avx2", HWY_AVX2, false, N_AVX2),
+    MOE_CPU_ROW("avx2", HWY_AVX2, false, false, N_AVX2),
 #endif
 #if HWY_TARGETS & HWY_NEON
-    MOE_CPU_ROW("neon", HWY_NEON, false, N_NEON),
+    MOE_CPU_ROW("neon", HWY_NEON, false, false, N_NEON),
 #endif
 #if HWY_TARGETS & HWY_EMU128
-    MOE_CPU_ROW("portable", HWY_EMU128, false, N_EMU128),
+    MOE_CPU_ROW("portable", HWY_EMU128, false, false, N_EMU128),
 #endif
 #if HWY_TARGETS & HWY_SCALAR
-    MOE_CPU_ROW("portable", HWY_SCALAR, false, N_SCALAR),
+    MOE_CPU_ROW("portable", HWY_SCALAR, false, false, N_SCALAR),
 #endif
 };
 
 bool can_run(const Implementation& i) {
   if (i.target != HWY_STATIC_TARGET && (hwy::SupportedTargets() & i.target) == 0) return false;
 #if HWY_ARCH_X86
-  if (i.bf16_dot) return __builtin_cpu_supports("avx512bf16") != 0;
+  if (i.features.bf16_dot && !__builtin_cpu_supports("avx512bf16")) return false;
+  if (i.features.int8_dot && !__builtin_cpu_supports("avx512vnni")) return false;
 #endif
   return true;
 }
@@ -58,7 +62,8 @@ const Kernels* select_kernels(std::string_view name) {
       return nullptr;
     }
     Kernels& table = tables[i];
-    implementation.fill_products(table, implementation.bf16_dot);
+    implementation.fill_products(table, implementation.features);
+    implementation.fill_int_products(table, implementation.features);
     implementation.fill_rows(table);
     implementation.fill_attention(table);
     table.name = implementation.name;

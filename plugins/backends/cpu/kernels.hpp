@@ -13,12 +13,27 @@
 namespace moe::cpu {
 
 // How a packed weight's numbers are kept.
-enum class Format : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2 };
-inline constexpr int kFormats = 3;
+enum class Format : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kI8 = 3, kI4 = 4 };
+inline constexpr int kFormats = 5;
+inline bool is_integer(Format format) { return format == Format::kI8 || format == Format::kI4; }
 
-// How the rows that a product multiplies lie in memory: f32, or bf16 padded with zeros to an even number of elements.
-enum class RowType : int32_t { kF32 = 0, kBF16 = 1 };
-inline constexpr int kRowTypes = 2;
+// How the rows that a product multiplies lie in memory: f32; bf16 padded with zeros to an even number of elements; or
+// I8Block.
+enum class RowType : int32_t { kF32 = 0, kBF16 = 1, kI8 = 2 };
+inline constexpr int kRowTypes = 3;
+
+// Two groups of activations as integer products read them (moe/sdk/quant.hpp). What lies beyond the row is zero.
+struct I8Block {
+  int8_t q[64];
+  float scale[2];
+  int32_t minus_sum[2];  // of each group's q: weights are kept as q + 128 or q + 8, which this takes back
+};
+inline constexpr int64_t kI8BlockElements = 64;
+// Panels of integers hold such blocks too: of each 16 rows, int8 as [2 groups][8][16 rows][4 k] bytes q + 128, int4 as
+// [2 groups][4][16 rows][4] bytes whose low half is k + j and whose high half k + 16 + j as q + 8; then f16 scales [2
+// groups][16 rows].
+inline constexpr int64_t kI8PanelBytes = 2 * 512 + 64;
+inline constexpr int64_t kI4PanelBytes = 2 * 256 + 64;
 
 inline constexpr int64_t kPanel = 16;       // output rows that are interleaved
 inline constexpr int64_t kBlockPanels = 4;  // panels that one product call may take
@@ -83,8 +98,10 @@ struct Kernels {
   ProductFn product[kFormats][kRowTypes];  // null where the combination does not exist: then rows are f32
 
   void (*finish)(const FinishArgs& args, const float* c, float* out, int64_t n);
-  // A row as a product reads it, times `scale` first; MOE_F32 copies. out holds bf16 where `as` says so.
-  void (*round)(moe_activation_type type, RowType as, const float* x, float scale, int64_t n, void* out);
+  // Elements [first, first + n) of a row of `total` as products read it, from x times `factor`; MOE_F32 copies. `first`
+  // is a multiple of 32; the part that reaches the end fills up the row's last block.
+  void (*round)(moe_activation_type type, RowType as, const float* x, float factor, int64_t first, int64_t n,
+                int64_t total, void* out);
   void (*activate)(const moe_gating& gating, const float* gate, const float* up, float* out, int64_t n);
   // out = alpha x + beta y (y null: alpha x).
   void (*add)(float alpha, const float* x, float beta, const float* y, float* out, int64_t n);
@@ -108,22 +125,30 @@ struct Kernels {
   float (*exp)(float x);
 };
 
-// The best table for this machine, or the one named ("avx512_bf16", "avx512", "avx2", "neon", "portable"); null if the
-// machine has not what it needs. "auto" always gives one.
+// The best table for this machine, or the one named ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon",
+// "portable"); null if the machine has not what it needs. "auto" always gives one.
 const Kernels* select_kernels(std::string_view name);
 // The names, best first, of what this build has.
 std::string kernel_names();
 
-// Whether products of these weights with activations of this type read bf16 rows, else f32.
+// What rows products of these weights read with activations of this type. Every format reads f32.
 inline RowType row_type(const Kernels& kernels, Format format, moe_activation_type activation) {
-  const bool bf16 =
-      activation == MOE_BF16 && kernels.product[static_cast<int>(format)][static_cast<int>(RowType::kBF16)] != nullptr;
-  return bf16 ? RowType::kBF16 : RowType::kF32;
+  const auto has = [&](RowType rows) {
+    return kernels.product[static_cast<int>(format)][static_cast<int>(rows)] != nullptr;
+  };
+  if (activation == MOE_BF16 && has(RowType::kBF16)) return RowType::kBF16;
+  if (activation == MOE_I8 && has(RowType::kI8)) return RowType::kI8;
+  return RowType::kF32;
 }
 inline ProductFn product_of(const Kernels& kernels, Format format, RowType rows) {
   return kernels.product[static_cast<int>(format)][static_cast<int>(rows)];
 }
 // Bytes of a row of k elements, a multiple of 64.
-inline int64_t row_bytes(RowType rows, int64_t k) { return ((rows == RowType::kBF16 ? 2 : 4) * k + 63) / 64 * 64; }
+inline int64_t row_bytes(RowType rows, int64_t k) {
+  int64_t bytes = (rows == RowType::kBF16 ? 2 : 4) * k;
+  if (rows == RowType::kI8)
+    bytes = (k + kI8BlockElements - 1) / kI8BlockElements * static_cast<int64_t>(sizeof(I8Block));
+  return (bytes + 63) / 64 * 64;
+}
 
 }  // namespace moe::cpu

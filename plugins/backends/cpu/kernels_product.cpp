@@ -4,7 +4,7 @@
 #define HWY_TARGET_INCLUDE "kernels_product.cpp"
 #include "hwy/foreach_target.h"  // compiles this file once for each instruction set
 #include "hwy/highway.h"
-#include "simd-inl.h"
+#include "product-inl.h"
 
 #include "kernels_table.hpp"
 
@@ -14,20 +14,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace moe::cpu::HWY_NAMESPACE {
-
-// Rows of x in a register tile at most, and panels beside each other for so many rows: what fits the registers next to
-// the weights.
-inline constexpr int kTileRows = 6;
-inline constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
-constexpr int panels_for(int rows) {
-  const int fit = kAccumulators / (rows * kVectors);
-  return fit >= 4 ? 4 : (fit >= 2 ? 2 : 1);
-}
-// k in one pass over the weights when there are many rows: the weights of a tile then stay in the first-level cache for
-// all rows. Bits do not change, because sums go on from where they were.
-inline constexpr int64_t kDepth = 512;
-// Weights that are read once come from memory: how far ahead of their use they are asked for.
-inline constexpr int64_t kPrefetchBytes = 1024;
 
 // How f32 rows meet weights of a format: kSteps consecutive k lie together in kBytes bytes of a panel.
 struct WeightF32 {
@@ -102,53 +88,6 @@ void multiply_f32(const char* w, int64_t panel_bytes, const void* const* rows, i
   }
 }
 
-using TileFn = void (*)(const char* w, int64_t panel_bytes, const void* const* rows, int64_t k0, int64_t k1, bool first,
-                        float* c);
-
-// Tiles by rows - 1 and by whether panels are taken singly.
-template <template <int, int> typename Tile>
-struct Tiles {
-  static constexpr TileFn kWide[kTileRows] = {Tile<1, panels_for(1)>::kFn, Tile<2, panels_for(2)>::kFn,
-                                              Tile<3, panels_for(3)>::kFn, Tile<4, panels_for(4)>::kFn,
-                                              Tile<5, panels_for(5)>::kFn, Tile<6, panels_for(6)>::kFn};
-  static constexpr TileFn kTwo[kTileRows] = {Tile<1, 2>::kFn,
-                                             Tile<2, 2>::kFn,
-                                             Tile<3, (panels_for(3) < 2 ? 1 : 2)>::kFn,
-                                             Tile<4, (panels_for(4) < 2 ? 1 : 2)>::kFn,
-                                             Tile<5, (panels_for(5) < 2 ? 1 : 2)>::kFn,
-                                             Tile<6, (panels_for(6) < 2 ? 1 : 2)>::kFn};
-  static constexpr TileFn kSingle[kTileRows] = {Tile<1, 1>::kFn, Tile<2, 1>::kFn, Tile<3, 1>::kFn,
-                                                Tile<4, 1>::kFn, Tile<5, 1>::kFn, Tile<6, 1>::kFn};
-
-  // All rows [i, i + n) with all panels, over one range of k.
-  static void rows(const ProductArgs& a, int64_t i, int n, int64_t k0, int64_t k1) {
-    int64_t p = 0;
-    const int wide = panels_for(n);
-    while (p < a.n_panels) {
-      const int64_t left = a.n_panels - p;
-      const int take = left >= wide ? wide : (left >= 2 && wide >= 2 ? 2 : 1);
-      const TileFn fn = take == wide ? kWide[n - 1] : (take == 2 ? kTwo[n - 1] : kSingle[n - 1]);
-      fn(a.w + p * a.panel_bytes, a.panel_bytes, a.x + i, k0, k1, k0 == 0, a.c + i * kBlock + p * kPanel);
-      p += take;
-    }
-  }
-  static void product(const ProductArgs& a) {
-    const int64_t depth = a.m <= kTileRows ? HWY_MAX(a.k, 1) : kDepth;
-    for (int64_t k0 = 0; k0 == 0 || k0 < a.k; k0 += depth) {
-      const int64_t k1 = HWY_MIN(a.k, k0 + depth);
-      int64_t i = 0;
-      while (i < a.m) {
-        // Seven rows as four and three, not six and one.
-        const int64_t left = a.m - i;
-        const int n = static_cast<int>(
-            left >= 2 * kTileRows || left == kTileRows ? kTileRows : (left > kTileRows ? (left + 1) / 2 : left));
-        rows(a, i, n, k0, k1);
-        i += n;
-      }
-    }
-  }
-};
-
 template <typename W>
 struct F32Rows {
   template <int kT, int kR>
@@ -198,14 +137,14 @@ struct BF16Tile {
 };
 #endif
 
-void fill_products(Kernels& k, bool bf16_dot) {
+void fill_products(Kernels& k, const Features& features) {
   k.product[static_cast<int>(Format::kF32)][0] = Tiles<F32Rows<WeightF32>::template Tile>::product;
   k.product[static_cast<int>(Format::kF16)][0] = Tiles<F32Rows<WeightF16>::template Tile>::product;
   k.product[static_cast<int>(Format::kBF16)][0] = Tiles<F32Rows<WeightBF16>::template Tile>::product;
 #if HWY_TARGET == HWY_AVX3
-  if (bf16_dot) k.product[static_cast<int>(Format::kBF16)][1] = Tiles<BF16Tile>::product;
+  if (features.bf16_dot) k.product[static_cast<int>(Format::kBF16)][1] = Tiles<BF16Tile>::product;
 #else
-  (void)bf16_dot;
+  (void)features;
 #endif
 }
 

@@ -82,34 +82,79 @@ void round_i8_block(const float* x, VF factor, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = buffer[i];
 }
 
-void round_row(moe_activation_type type, RowType as, const float* x, float scale, int64_t n, void* out) {
+// A group of up to 32 activations as an integer product reads them; see quantize_activation in moe/sdk/quant.hpp.
+void round_i8_group(const float* x, VF factor, int64_t n, int64_t group, I8Block& out) {
   const DF d;
-  const VF factor = hn::Set(d, scale);
+  alignas(64) float buffer[32] = {};
+  for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
+  VF amax = hn::Zero(d);
+  bool finite = true;
+  for (int i = 0; i < 32; i += kLanes) {
+    const VF v = hn::Mul(factor, hn::LoadU(d, buffer + i));
+    hn::StoreU(v, d, buffer + i);
+    finite = finite && hn::AllTrue(d, hn::IsFinite(v));
+    amax = hn::Max(amax, hn::Abs(v));
+  }
+  const float scale = finite ? hn::GetLane(hn::MaxOfLanes(d, amax)) / 127.0F : NAN;
+  int32_t sum = 0;
+  int8_t* q = out.q + 32 * group;
+  if (finite && scale != 0.0F) {
+    const DI di;
+    const VF s = hn::Set(d, scale);
+    alignas(64) int32_t rounded[32];
+    for (int i = 0; i < 32; i += kLanes) {
+      const VF v = hn::Round(hn::Div(hn::LoadU(d, buffer + i), s));
+      hn::StoreU(hn::NearestInt(hn::Min(hn::Max(v, hn::Set(d, -127.0F)), hn::Set(d, 127.0F))), di, rounded + i);
+    }
+    for (int i = 0; i < 32; ++i) {
+      q[i] = static_cast<int8_t>(rounded[i]);
+      sum += rounded[i];
+    }
+  } else {
+    for (int i = 0; i < 32; ++i) q[i] = 0;
+  }
+  out.scale[group] = scale;
+  out.minus_sum[group] = -sum;
+}
+
+void round_to_i8(const float* x, VF factor, int64_t first, int64_t n, int64_t total, I8Block* out) {
+  int64_t group = first / 32;
+  for (int64_t i = 0; i < n; i += 32, ++group) {
+    round_i8_group(x + i, factor, HWY_MIN(n - i, 32), group % 2, out[group / 2]);
+  }
+  if (first + n == total && group % 2 != 0) round_i8_group(x, factor, 0, 1, out[group / 2]);
+}
+
+void round_row(moe_activation_type type, RowType as, const float* x, float factor, int64_t first, int64_t n,
+               int64_t total, void* out) {
+  const DF d;
+  const VF scale = hn::Set(d, factor);
+  if (as == RowType::kI8) return round_to_i8(x, scale, first, n, total, static_cast<I8Block*>(out));
   if (as == RowType::kBF16) {
-    auto* to = static_cast<uint16_t*>(out);
+    auto* to = static_cast<uint16_t*>(out) + first;
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store_bf16(hn::Mul(factor, hn::LoadU(d, x + i)), to + i);
-    for (; i < n; ++i) to[i] = f32_to_bf16(scale * x[i]);
-    if (n % 2 != 0) to[n] = 0;
+    for (; i + kLanes <= n; i += kLanes) store_bf16(hn::Mul(scale, hn::LoadU(d, x + i)), to + i);
+    for (; i < n; ++i) to[i] = f32_to_bf16(factor * x[i]);
+    if (first + n == total && n % 2 != 0) to[n] = 0;
     return;
   }
-  auto* to = static_cast<float*>(out);
+  auto* to = static_cast<float*>(out) + first;
   switch (type) {
     case MOE_BF16:
-      map(x, nullptr, to, n, [&](VF a, VF) { return round_bf16(hn::Mul(factor, a)); });
+      map(x, nullptr, to, n, [&](VF a, VF) { return round_bf16(hn::Mul(scale, a)); });
       return;
     case MOE_F16:
       map(x, nullptr, to, n, [&](VF a, VF) {
         uint16_t half[kLanes];
-        store_f16(hn::Mul(factor, a), half);
+        store_f16(hn::Mul(scale, a), half);
         return load_f16(half);
       });
       return;
     case MOE_I8:
-      for (int64_t i = 0; i < n; i += 32) round_i8_block(x + i, factor, HWY_MIN(n - i, 32), to + i);
+      for (int64_t i = 0; i < n; i += 32) round_i8_block(x + i, scale, HWY_MIN(n - i, 32), to + i);
       return;
     default:
-      map(x, nullptr, to, n, [&](VF a, VF) { return hn::Mul(factor, a); });
+      map(x, nullptr, to, n, [&](VF a, VF) { return hn::Mul(scale, a); });
   }
 }
 

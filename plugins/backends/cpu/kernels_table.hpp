@@ -4,11 +4,20 @@
 #include "hwy/detect_targets.h"
 #include "kernels.hpp"
 
-#define MOE_CPU_DECLARE(ns)                      \
-  namespace moe::cpu::ns {                       \
-  void fill_products(Kernels& k, bool bf16_dot); \
-  void fill_rows(Kernels& k);                    \
-  void fill_attention(Kernels& k);               \
+namespace moe::cpu {
+// What a row of the table may use beyond its instruction set.
+struct Features {
+  bool bf16_dot;
+  bool int8_dot;
+};
+}  // namespace moe::cpu
+
+#define MOE_CPU_DECLARE(ns)                                     \
+  namespace moe::cpu::ns {                                      \
+  void fill_products(Kernels& k, const Features& features);     \
+  void fill_int_products(Kernels& k, const Features& features); \
+  void fill_rows(Kernels& k);                                   \
+  void fill_attention(Kernels& k);                              \
   }
 
 #if HWY_TARGETS & HWY_AVX3

@@ -113,8 +113,8 @@ class Ffn {
     x_ = {x_type_, s_.x, row_bytes(x_type_, d_model_), 0};
     spread_rows(on_input_ ? n_ * k_ : n_, 4 * d_model_, [&](int64_t r, int32_t) {
       if (on_input_ && expert_of(r) < 0) return;
-      kernels_.round(a_.activation, x_type_, at(a_.x, on_input_ ? r / k_ : r), on_input_ ? weight_of(r) : 1.0F,
-                     d_model_, s_.x + r * x_.stride);
+      kernels_.round(a_.activation, x_type_, at(a_.x, on_input_ ? r / k_ : r), on_input_ ? weight_of(r) : 1.0F, 0,
+                     d_model_, d_model_, s_.x + r * x_.stride);
     });
   }
 
@@ -155,9 +155,8 @@ class Ffn {
         if (gate_bias != nullptr) kernels_.add(1.0F, g, 1.0F, gate_bias, g, width);
         if (up_bias != nullptr) kernels_.add(1.0F, u, 1.0F, up_bias, u, width);
         kernels_.activate(gating_, g, a_.up == nullptr ? nullptr : u, g, width);
-        const int64_t bytes = hidden_type_ == RowType::kBF16 ? 2 : 4;
-        kernels_.round(a_.activation, hidden_type_, g, 1.0F, width,
-                       s_.hidden + pairs[r] * hidden_bytes_ + first * bytes);
+        kernels_.round(a_.activation, hidden_type_, g, 1.0F, first, width, a_.width,
+                       s_.hidden + pairs[r] * hidden_bytes_);
       }
     }
   }

@@ -23,7 +23,7 @@ Rows round_rows(const Kernels& kernels, RowType type, moe_activation_type activa
   }
   const int64_t bytes = row_bytes(type, k);
   spread_rows(x.shape[0] * groups, 4 * k, [&](int64_t r, int32_t) {
-    kernels.round(activation, type, at(x, r / groups, r % groups), 1.0F, k, memory + r * bytes);
+    kernels.round(activation, type, at(x, r / groups, r % groups), 1.0F, 0, k, k, memory + r * bytes);
   });
   return {type, memory, bytes * groups, bytes};
 }

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "moe/sdk/codec.hpp"
 #include "moe/sdk/numeric.hpp"
+#include "moe/sdk/quant.hpp"
 #include "moe/sdk/tensor.hpp"
 #include "parallel.hpp"
 
@@ -40,20 +40,40 @@ Memory& Memory::operator=(Memory&& other) noexcept {
 
 namespace {
 
-constexpr const char* kNames[kFormats] = {"f32", "f16", "bf16"};
+constexpr const char* kNames[kFormats] = {"f32", "f16", "bf16", "int8", "int4"};
 
 int64_t element_bytes(Format format) { return format == Format::kF32 ? 4 : 2; }
 
-// The narrowest format that holds every value of an encoding: mxfp4's are 4-bit floats times a power of two, e4m3's
-// have four significant bits; scales of the others have eleven and their products more than an f16 or bf16 keeps.
-Result<Format> format_for(std::string_view encoding, std::string_view wanted) {
+int64_t panel_bytes(Format format, int64_t panel_rows, int64_t n_in) {
+  const int64_t blocks = (n_in + kI8BlockElements - 1) / kI8BlockElements;
+  if (format == Format::kI8) return blocks * kI8PanelBytes;
+  if (format == Format::kI4) return blocks * kI4PanelBytes;
+  return (n_in + 1) / 2 * 2 * panel_rows * element_bytes(format);
+}
+
+// How a weight is kept. "auto": as it is stored, or in the narrowest format that holds every value of it: mxfp4's are
+// 4-bit floats times a power of two, e4m3's have four significant bits, q8_0 and q4_0 are groups of int8 and int4 (if
+// their blocks can be read); the others' have more bits than f16 and bf16 keep.
+Result<Format> format_for(const moe_weight_source& source) {
+  const std::string_view encoding = source.encoding == nullptr ? "f32" : source.encoding;
+  std::string_view wanted = source.wanted == nullptr ? "auto" : source.wanted;
+  const bool known = wanted == "auto" || std::find(std::begin(kNames), std::end(kNames), wanted) != std::end(kNames);
+  if (!known) {
+    return unimplemented("encoding: expected auto, f32, f16, bf16, int8 or int4 (what the backend cpu can keep), got " +
+                         std::string(wanted));
+  }
+  const bool embed_only = source.uses == MOE_USE_EMBED;
+  // A table is read a row at a time: nothing is gained by groups, and its precision is kept.
+  if (embed_only && (wanted == "int8" || wanted == "int4")) wanted = "auto";
   const std::string_view name = wanted == "auto" ? encoding : wanted;
   for (int i = 0; i < kFormats; ++i) {
     if (name == kNames[i]) return static_cast<Format>(i);
   }
-  if (wanted == "auto") return encoding == "mxfp4" || encoding == "f8_e4m3" ? Format::kBF16 : Format::kF32;
-  return unimplemented("encoding: expected auto, f32, f16 or bf16 (what the backend cpu can keep), got " +
-                       std::string(wanted));
+  const bool has_blocks = !embed_only && source.raw != nullptr && source.n_groups > 0 &&
+                          source.n_in % kQuantGroup == 0 && source.raw(source.context, 0) != nullptr;
+  if (encoding == "q8_0" && has_blocks) return Format::kI8;
+  if (encoding == "q4_0" && has_blocks) return Format::kI4;
+  return encoding == "mxfp4" || encoding == "f8_e4m3" ? Format::kBF16 : Format::kF32;
 }
 
 // Lays out the weight and gets its memory.
@@ -72,7 +92,7 @@ Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Fo
   w->format = format;
   w->panel_rows = source.uses == MOE_USE_EMBED ? 1 : kPanel;
   w->n_panels = (source.n_out + w->panel_rows - 1) / w->panel_rows;
-  w->panel_bytes = (source.n_in + 1) / 2 * 2 * w->panel_rows * element_bytes(format);
+  w->panel_bytes = panel_bytes(format, w->panel_rows, source.n_in);
   uint64_t n_bytes = 64;  // a product may look ahead
   uint64_t group_bytes = 0;
   if (__builtin_mul_overflow(static_cast<uint64_t>(w->n_panels), static_cast<uint64_t>(w->panel_bytes), &group_bytes))
@@ -85,14 +105,83 @@ Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Fo
   return w;
 }
 
-// Where element k of row r of a panel lies, in elements.
+// Where element k of row r of a panel of floats lies, in elements.
 int64_t element_at(const moe_weight& w, int64_t r, int64_t k) {
   if (w.format == Format::kBF16) return (k / 2 * w.panel_rows + r) * 2 + k % 2;
   return k * w.panel_rows + r;
 }
 
+// The bytes of a block of integers that hold group `group` of a row, and the scale's place.
+struct GroupPlace {
+  char* bytes;  // of the group's first step, this row
+  uint16_t* scale;
+};
+GroupPlace group_place(const moe_weight& w, char* panel, int64_t r, int64_t group) {
+  const bool wide = w.format == Format::kI8;
+  char* block = panel + group / 2 * (wide ? kI8PanelBytes : kI4PanelBytes);
+  const int64_t group_bytes = wide ? 512 : 256;
+  return {block + group % 2 * group_bytes + 4 * r,
+          reinterpret_cast<uint16_t*>(block + 2 * group_bytes) + group % 2 * kPanel + r};
+}
+void put_group(const moe_weight& w, char* panel, int64_t r, int64_t group, uint16_t scale, const int8_t* q) {
+  const GroupPlace to = group_place(w, panel, r, group);
+  *to.scale = scale;
+  if (w.format == Format::kI8) {
+    for (int64_t k = 0; k < kQuantGroup; ++k) to.bytes[k / 4 * 64 + k % 4] = static_cast<char>(q[k] ^ 0x80);
+    return;
+  }
+  for (int64_t k = 0; k < kQuantGroup / 2; ++k) {
+    to.bytes[k / 4 * 64 + k % 4] = static_cast<char>((q[k] + 8) | (q[k + 16] + 8) << 4);
+  }
+}
+void get_group(const moe_weight& w, char* panel, int64_t r, int64_t group, QuantGroup& out) {
+  const GroupPlace from = group_place(w, panel, r, group);
+  out.scale = f16_to_f32(*from.scale);
+  for (int64_t k = 0; k < kQuantGroup; ++k) {
+    if (w.format == Format::kI8) {
+      out.q[k] = static_cast<int8_t>(from.bytes[k / 4 * 64 + k % 4] ^ 0x80);
+    } else {
+      const auto byte = static_cast<uint8_t>(from.bytes[k % 16 / 4 * 64 + k % 4]);
+      out.q[k] = static_cast<int8_t>((k < 16 ? byte & 15 : byte >> 4) - 8);
+    }
+  }
+}
+
+// One row of f32, quantised.
+void quantize_row(const moe_weight& w, const float* values, int64_t r, char* panel) {
+  for (int64_t k = 0; k < w.n_in; k += kQuantGroup) {
+    const int64_t n = std::min(kQuantGroup, w.n_in - k);
+    const QuantGroup group = w.format == Format::kI8 ? quantize_int8(values + k, n) : quantize_int4(values + k, n);
+    put_group(w, panel, r, k / kQuantGroup, f32_to_f16(group.scale), group.q);
+  }
+}
+
+// Rows of q8_0 or q4_0 blocks as they are stored (GGUF's layouts, see moe/sdk/codec.hpp).
+void copy_blocks(const moe_weight& w, const char* rows, int64_t n_rows, char* panel) {
+  const bool wide = w.format == Format::kI8;
+  const int64_t block_bytes = wide ? 34 : 18;
+  for (int64_t r = 0; r < n_rows; ++r) {
+    for (int64_t group = 0; group < w.n_in / kQuantGroup; ++group, rows += block_bytes) {
+      uint16_t scale = 0;
+      int8_t q[kQuantGroup];
+      std::memcpy(&scale, rows, sizeof(scale));
+      if (wide) {
+        std::memcpy(q, rows + 2, kQuantGroup);
+      } else {
+        for (int64_t i = 0; i < 16; ++i) {
+          const auto byte = static_cast<uint8_t>(rows[2 + i]);
+          q[i] = static_cast<int8_t>((byte & 15) - 8);
+          q[16 + i] = static_cast<int8_t>((byte >> 4) - 8);
+        }
+      }
+      put_group(w, panel, r, group, scale, q);
+    }
+  }
+}
+
 // One row of f32 into its panel.
 void pack_row(const moe_weight& w, const float* values, int64_t r, char* panel) {
+  if (is_integer(w.format)) return quantize_row(w, values, r, panel);
   const int64_t step = w.panel_rows;
   if (w.format == Format::kF32) {
     auto* out = reinterpret_cast<float*>(panel) + r;
@@ -135,16 +224,21 @@ void pack_panel(const moe_weight_source& source, const moe_weight& w, int64_t gr
   const int64_t first = index * w.panel_rows;
   const int64_t n = std::min(w.panel_rows, w.n_out - first);
   char* panel = w.panel(group, index);
-  if (raw != nullptr) {
-    copy_rows(w, static_cast<const char*>(raw) + first * w.n_in * 2, n, panel);
-    return;
+  if (raw != nullptr && is_integer(w.format)) {
+    const int64_t row_bytes = w.n_in / kQuantGroup * (w.format == Format::kI8 ? 34 : 18);
+    return copy_blocks(w, static_cast<const char*>(raw) + first * row_bytes, n, panel);
   }
+  if (raw != nullptr) return copy_rows(w, static_cast<const char*>(raw) + first * w.n_in * 2, n, panel);
   source.read_f32(source.context, group, first, n, scratch);
   for (int64_t r = 0; r < n; ++r) pack_row(w, scratch + r * w.n_in, r, panel);
 }
 
 void pack(const moe_weight_source& source, const moe_weight& w) {
-  const bool as_stored = w.format != Format::kF32 && format_name(w.format) == std::string_view(source.encoding);
+  const std::string_view encoding = source.encoding == nullptr ? "f32" : source.encoding;
+  const bool same_blocks = source.n_in % kQuantGroup == 0 && ((w.format == Format::kI8 && encoding == "q8_0") ||
+                                                              (w.format == Format::kI4 && encoding == "q4_0"));
+  const bool as_stored =
+      same_blocks || ((w.format == Format::kF16 || w.format == Format::kBF16) && encoding == format_name(w.format));
   // Rows that are kept as they are come in lots, so that a task is worth it.
   const int64_t lot = w.panel_rows == 1 ? 64 : 1;
   const int64_t tasks = (w.n_panels + lot - 1) / lot;
@@ -167,8 +261,7 @@ void pack(const moe_weight_source& source, const moe_weight& w) {
 const char* format_name(Format format) { return kNames[static_cast<int>(format)]; }
 
 Result<moe_prepared> prepare_weight(const moe_weight_source& source) {
-  const std::string_view wanted = source.wanted == nullptr ? "auto" : source.wanted;
-  MOE_ASSIGN(const Format format, format_for(source.encoding == nullptr ? "f32" : source.encoding, wanted));
+  MOE_ASSIGN(const Format format, format_for(source));
   MOE_ASSIGN(std::unique_ptr<moe_weight> weight, allocate(source, format));
   pack(source, *weight);
   auto prepared = make<moe_prepared>();
@@ -180,8 +273,16 @@ Result<moe_prepared> prepare_weight(const moe_weight_source& source) {
 }
 
 void read_row(const moe_weight& w, int64_t group, int64_t row, float* out) {
-  const char* panel = w.panel(group, row / w.panel_rows);
+  char* panel = w.panel(group, row / w.panel_rows);
   const int64_t r = row % w.panel_rows;
+  if (is_integer(w.format)) {
+    QuantGroup g{};
+    for (int64_t k = 0; k < w.n_in; ++k) {
+      if (k % kQuantGroup == 0) get_group(w, panel, r, k / kQuantGroup, g);
+      out[k] = g.scale * static_cast<float>(g.q[k % kQuantGroup]);
+    }
+    return;
+  }
   if (w.format == Format::kF32) {
     const auto* from = reinterpret_cast<const float*>(panel);
     for (int64_t k = 0; k < w.n_in; ++k) out[k] = from[element_at(w, r, k)];

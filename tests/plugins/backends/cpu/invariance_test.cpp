@@ -92,7 +92,7 @@ class Invariance : public testing::TestWithParam<const char*> {
   std::vector<uint64_t> workspace_;
 };
 
-constexpr const char* kWanted[] = {"f32", "bf16", "f16"};
+constexpr const char* kWanted[] = {"f32", "bf16", "f16", "int8", "int4"};
 constexpr int32_t kActivations[] = {MOE_F32, MOE_BF16, MOE_F16, MOE_I8};
 
 TEST_P(Invariance, matmul_in_pieces_gives_the_same_bits) {
@@ -102,7 +102,7 @@ TEST_P(Invariance, matmul_in_pieces_gives_the_same_bits) {
     const int64_t n_out = 1 + random.below(300);
     const int64_t n_in = 1 + random.below(random.chance(0.2) ? 1500 : 130);
     auto args = moe::op_args<moe_matmul_args>();
-    args.weight = weight(random, 1, n_out, n_in, kWanted[random.below(3)]);
+    args.weight = weight(random, 1, n_out, n_in, kWanted[random.below(5)]);
     std::vector<float> x = floats(random, n * n_in);
     std::vector<float> whole(static_cast<size_t>(n * n_out), NAN);
     std::vector<float> pieces = whole;
@@ -130,7 +130,7 @@ TEST_P(Invariance, ffn_in_pieces_gives_the_same_bits) {
     const int64_t width = 1 + random.below(140);
     const int64_t experts = 1 + random.below(8);
     const int64_t k = 1 + random.below(experts);
-    const char* wanted = kWanted[random.below(3)];
+    const char* wanted = kWanted[random.below(5)];
     auto args = moe::op_args<moe_ffn_args>();
     args.gate = weight(random, experts, width, d, wanted);
     args.up = weight(random, experts, width, d, wanted);

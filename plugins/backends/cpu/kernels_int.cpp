@@ -1,0 +1,287 @@
+// Products of int8 and int4 panels; see moe/sdk/quant.hpp for what they compute.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels_int.cpp"
+#include "hwy/foreach_target.h"  // compiles this file once for each instruction set
+#include "hwy/highway.h"
+#include "product-inl.h"
+
+#include "kernels_table.hpp"
+
+#if HWY_ARCH_X86
+#include <immintrin.h>
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace moe::cpu::HWY_NAMESPACE {
+
+using VI = hn::Vec<DI>;
+
+// Half of the accumulators hold a group's sums, the other half the rows'.
+inline constexpr int kHalf = kAccumulators / 2;
+inline constexpr int64_t kIntPrefetchBytes = 2048;
+
+// How a panel's integers come out: step j of a group gives bytes q + kOffset of k 4 j .. 4 j + 3, one 32-bit lane a
+// row.
+struct Int8 {
+  static constexpr int kShift = 7;  // kOffset as a power of two
+  static constexpr int64_t kBlockBytes = kI8PanelBytes;
+  static constexpr int64_t kGroupBytes = 512;
+  static HWY_INLINE VU bytes(const char* group, int j, int v) {
+    return hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * 64) + v * kLanes);
+  }
+};
+struct Int4 {
+  static constexpr int kShift = 3;
+  static constexpr int64_t kBlockBytes = kI4PanelBytes;
+  static constexpr int64_t kGroupBytes = 256;
+  static HWY_INLINE VU bytes(const char* group, int j, int v) {
+    const VU both = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j % 4 * 64) + v * kLanes);
+    return hn::And(j < 4 ? both : hn::ShiftRight<4>(both), hn::Set(DU(), 0x0f0f0f0fU));
+  }
+};
+template <typename W>
+HWY_INLINE VF scales_of(const char* block, int group, int v) {
+  return load_f16(reinterpret_cast<const uint16_t*>(block + 2 * W::kGroupBytes) + group * 16 + v * kLanes);
+}
+
+// sum + the products of four unsigned bytes a lane with the four signed bytes of x, exactly.
+HWY_INLINE VI dot4(VI sum, VU bytes, int32_t x) {
+  const DI d;
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  const hn::Repartition<int16_t, DI> d16;
+  const auto w = hn::BitCast(d16, bytes);
+  const auto both = hn::BitCast(d16, hn::Set(d, x));
+  const auto even = hn::And(w, hn::Set(d16, int16_t{0xff}));
+  const auto odd = hn::BitCast(d16, hn::ShiftRight<8>(hn::BitCast(hn::RebindToUnsigned<decltype(d16)>(), w)));
+  VI unused = hn::Zero(d);
+  sum = hn::ReorderWidenMulAccumulate(d, even, hn::ShiftRight<8>(hn::ShiftLeft<8>(both)), sum, unused);
+  return hn::ReorderWidenMulAccumulate(d, odd, hn::ShiftRight<8>(both), sum, unused);
+#else
+  const DU du;
+  const VU mask = hn::Set(du, 0xffU);
+  const auto byte = [&](VU w, int i) {
+    return hn::Mul(hn::BitCast(d, hn::And(w, mask)),
+                   hn::Set(d, static_cast<int32_t>(static_cast<int8_t>(x >> (8 * i)))));
+  };
+  sum = hn::Add(sum, byte(bytes, 0));
+  sum = hn::Add(sum, byte(hn::ShiftRight<8>(bytes), 1));
+  sum = hn::Add(sum, byte(hn::ShiftRight<16>(bytes), 2));
+  return hn::Add(sum, byte(hn::ShiftRight<24>(bytes), 3));
+#endif
+}
+
+HWY_INLINE int32_t load_i32(const void* p) {
+  int32_t x;
+  __builtin_memcpy(&x, p, sizeof(x));
+  return x;
+}
+
+// One register tile over the blocks of k in [k0, k1), integer activations.
+template <typename W, int kT, int kR>
+void multiply_i8(const char* w, int64_t panel_bytes, const void* const* rows, int64_t k0, int64_t k1, bool first,
+                 float* c) {
+  const DF d;
+  constexpr int kN = kR * kVectors;
+  VF acc[kT][kN];
+#pragma GCC unroll 16
+  for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kN; ++r) acc[t][r] = first ? hn::Zero(d) : hn::Load(d, c + t * kBlock + r * kLanes);
+  }
+  const int64_t end = (k1 + kI8BlockElements - 1) / kI8BlockElements;
+  for (int64_t b = k0 / kI8BlockElements; b < end; ++b) {
+    const char* block = w + b * W::kBlockBytes;
+    for (int g = 0; g < 2; ++g) {
+      VI sum[kT][kN];
+#pragma GCC unroll 16
+      for (int t = 0; t < kT; ++t) {
+        const auto& x = static_cast<const I8Block*>(rows[t])[b];
+        const VI start = hn::ShiftLeft<W::kShift>(hn::Set(DI(), x.minus_sum[g]));
+#pragma GCC unroll 16
+        for (int r = 0; r < kN; ++r) sum[t][r] = start;
+      }
+      const char* group = block + g * W::kGroupBytes;
+      for (int j = 0; j < 8; ++j) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kN; ++r) {
+          const VU bytes = W::bytes(group + r / kVectors * panel_bytes, j, r % kVectors);
+#pragma GCC unroll 16
+          for (int t = 0; t < kT; ++t) {
+            sum[t][r] = dot4(sum[t][r], bytes, load_i32(static_cast<const I8Block*>(rows[t])[b].q + 32 * g + 4 * j));
+          }
+        }
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kN; ++r) {
+        const VF scale = scales_of<W>(block + r / kVectors * panel_bytes, g, r % kVectors);
+#pragma GCC unroll 16
+        for (int t = 0; t < kT; ++t) {
+          const VF both = hn::Mul(scale, hn::Set(d, static_cast<const I8Block*>(rows[t])[b].scale[g]));
+          acc[t][r] = hn::MulAdd(hn::ConvertTo(d, sum[t][r]), both, acc[t][r]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kN; ++r) hn::Store(acc[t][r], d, c + t * kBlock + r * kLanes);
+  }
+}
+
+// The same with f32 activations.
+template <typename W, int kT, int kR>
+void multiply_int_f32(const char* w, int64_t panel_bytes, const void* const* rows, int64_t k0, int64_t k1, bool first,
+                      float* c) {
+  const DF d;
+  constexpr int kN = kR * kVectors;
+  VF acc[kT][kN];
+#pragma GCC unroll 16
+  for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kN; ++r) acc[t][r] = first ? hn::Zero(d) : hn::Load(d, c + t * kBlock + r * kLanes);
+  }
+  for (int64_t k = k0; k < k1; k += 32) {
+    const char* block = w + k / kI8BlockElements * W::kBlockBytes;
+    const int g = static_cast<int>(k / 32 % 2);
+    const char* group = block + g * W::kGroupBytes;
+    const int64_t n = HWY_MIN(k1 - k, 32);
+    VF sum[kT][kN];
+#pragma GCC unroll 16
+    for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kN; ++r) sum[t][r] = hn::Zero(d);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      VF weight[kN];
+#pragma GCC unroll 16
+      for (int r = 0; r < kN; ++r) {
+        const VU bytes = W::bytes(group + r / kVectors * panel_bytes, static_cast<int>(j / 4), r % kVectors);
+        const VU byte = hn::And(hn::ShiftRightSame(bytes, static_cast<int>(j % 4 * 8)), hn::Set(DU(), 0xffU));
+        weight[r] = hn::ConvertTo(d, hn::Sub(hn::BitCast(DI(), byte), hn::Set(DI(), 1 << W::kShift)));
+      }
+#pragma GCC unroll 16
+      for (int t = 0; t < kT; ++t) {
+        const VF b = hn::Set(d, static_cast<const float*>(rows[t])[k + j]);
+#pragma GCC unroll 16
+        for (int r = 0; r < kN; ++r) sum[t][r] = hn::MulAdd(weight[r], b, sum[t][r]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kN; ++r) {
+      const VF scale = scales_of<W>(block + r / kVectors * panel_bytes, g, r % kVectors);
+#pragma GCC unroll 16
+      for (int t = 0; t < kT; ++t) acc[t][r] = hn::MulAdd(sum[t][r], scale, acc[t][r]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kN; ++r) hn::Store(acc[t][r], d, c + t * kBlock + r * kLanes);
+  }
+}
+
+template <typename W>
+struct I8Rows {
+  template <int kT, int kR>
+  struct Tile {
+    static constexpr TileFn kFn = multiply_i8<W, kT, kR>;
+  };
+};
+template <typename W>
+struct IntF32Rows {
+  template <int kT, int kR>
+  struct Tile {
+    static constexpr TileFn kFn = multiply_int_f32<W, kT, kR>;
+  };
+};
+
+#if HWY_TARGET == HWY_AVX3
+// As multiply_i8, with the processor's dot product of bytes.
+template <typename W, int kT, int kR>
+__attribute__((target("avx512vnni"))) void multiply_vnni(const char* w, int64_t panel_bytes, const void* const* rows,
+                                                         int64_t k0, int64_t k1, bool first, float* c) {
+  const I8Block* x[kT];
+  for (int t = 0; t < kT; ++t) x[t] = static_cast<const I8Block*>(rows[t]) + k0 / kI8BlockElements;
+  __m512 acc[kT][kR];
+#pragma GCC unroll 16
+  for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kR; ++r) acc[t][r] = first ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock + r * kPanel);
+  }
+  const int64_t n_blocks = (k1 + kI8BlockElements - 1) / kI8BlockElements - k0 / kI8BlockElements;
+  const char* block = w + k0 / kI8BlockElements * W::kBlockBytes;
+  for (int64_t b = 0; b < n_blocks; ++b, block += W::kBlockBytes) {
+    if constexpr (kT <= 2) {
+#pragma GCC unroll 4
+      for (int r = 0; r < kR; ++r) {
+        for (int64_t line = 0; line < W::kBlockBytes; line += 64) {
+          _mm_prefetch(block + r * panel_bytes + kIntPrefetchBytes + line, _MM_HINT_T0);
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; ++g) {
+      __m512i sum[kT][kR];
+#pragma GCC unroll 16
+      for (int t = 0; t < kT; ++t) {
+        const __m512i start = _mm512_slli_epi32(_mm512_set1_epi32(x[t][b].minus_sum[g]), W::kShift);
+#pragma GCC unroll 16
+        for (int r = 0; r < kR; ++r) sum[t][r] = start;
+      }
+      const char* group = block + g * W::kGroupBytes;
+#pragma GCC unroll 8
+      for (int j = 0; j < 8; ++j) {
+        __m512i bytes[kR];
+#pragma GCC unroll 16
+        for (int r = 0; r < kR; ++r) bytes[r] = W::bytes(group + r * panel_bytes, j, 0).raw;
+#pragma GCC unroll 16
+        for (int t = 0; t < kT; ++t) {
+          const __m512i b4 = _mm512_set1_epi32(load_i32(x[t][b].q + 32 * g + 4 * j));
+#pragma GCC unroll 16
+          for (int r = 0; r < kR; ++r) sum[t][r] = _mm512_dpbusd_epi32(sum[t][r], bytes[r], b4);
+        }
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; ++r) {
+        const __m512 scale = scales_of<W>(block + r * panel_bytes, g, 0).raw;
+#pragma GCC unroll 16
+        for (int t = 0; t < kT; ++t) {
+          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[t][b].scale[g]));
+          acc[t][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][r]), both, acc[t][r]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kR; ++r) _mm512_store_ps(c + t * kBlock + r * kPanel, acc[t][r]);
+  }
+}
+template <typename W>
+struct VnniRows {
+  template <int kT, int kR>
+  struct Tile {
+    static constexpr TileFn kFn = multiply_vnni<W, kT, kR>;
+  };
+};
+#endif
+
+template <typename W>
+void fill(ProductFn (&product)[kRowTypes], const Features& features) {
+  product[static_cast<int>(RowType::kF32)] = Tiles<IntF32Rows<W>::template Tile, kHalf>::product;
+  product[static_cast<int>(RowType::kI8)] = Tiles<I8Rows<W>::template Tile, kHalf>::product;
+#if HWY_TARGET == HWY_AVX3
+  if (features.int8_dot) product[static_cast<int>(RowType::kI8)] = Tiles<VnniRows<W>::template Tile, kHalf>::product;
+#else
+  (void)features;
+#endif
+}
+void fill_int_products(Kernels& k, const Features& features) {
+  fill<Int8>(k.product[static_cast<int>(Format::kI8)], features);
+  fill<Int4>(k.product[static_cast<int>(Format::kI4)], features);
+}
+
+}  // namespace moe::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
