@@ -29,10 +29,11 @@ Fn find_named(const Named<Fn> (&table)[n], std::string_view name) {
 // Null if there is none.
 FilterFn find_filter(std::string_view name);
 TestFn find_test(std::string_view name);
-const Value* find_global(std::string_view name);
 MethodFn find_string_method(std::string_view name);
 MethodFn find_dict_method(std::string_view name);
 MethodFn find_list_method(std::string_view name);
+// A new function object; undefined if there is none.
+Value find_global(std::string_view name);
 
 // The tables, by file.
 FilterFn find_text_filter(std::string_view name);

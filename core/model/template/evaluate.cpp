@@ -76,7 +76,7 @@ Result<Value> Interpreter::eval_one(const Expr& e) {
 
 Result<Value> Interpreter::eval_name(const Expr& e) {
   if (const Value* value = scope_->find(e.name)) return *value;
-  if (const Value* global = find_global(name_of(e.name))) return *global;
+  if (Value global = find_global(name_of(e.name)); !global.is_undefined()) return global;
   return Value(Undefined{std::make_shared<const std::string>(fmt::format("'{}' is undefined", name_of(e.name)))});
 }
 

@@ -119,7 +119,11 @@ Result<Value> cycler_function(Interpreter& in, Args& args) {
 Result<Value> joiner_function(Interpreter&, Args& args) {
   MOE_ASSIGN(const Params p, Params::bind("joiner", args, {"sep"}));
   auto joiner = std::make_shared<Joiner>();
-  joiner->separator = p.get(0) != nullptr ? *p.get(0) : Value::text(", ");
+  if (p.get(0) != nullptr) {
+    joiner->separator = *p.get(0);
+  } else {
+    joiner->separator = Value::text(", ");
+  }
   return Value(std::shared_ptr<Object>(std::move(joiner)));
 }
 
@@ -131,15 +135,16 @@ Result<Value> cycler_next(Interpreter&, const Value& self, Args&) {
 
 Result<Value> cycler_reset(Interpreter&, const Value& self, Args&) {
   dynamic_cast<Cycler*>(self.object())->at = 0;
-  return Value(None{});
+  const Value none{None{}};
+  return none;
 }
 
-struct Global {
-  std::string_view name;
-  Value value;
+constexpr Named<Function::Body> kFunctions[] = {
+    {"cycler", cycler_function},          {"dict", dict_function},
+    {"joiner", joiner_function},          {"namespace", namespace_function},
+    {"raise_exception", raise_exception}, {"range", range_function},
+    {"strftime_now", strftime_now},
 };
-
-Value function(Function::Body body) { return Value(std::shared_ptr<Object>(std::make_shared<Function>(body))); }
 
 }  // namespace
 
@@ -151,19 +156,15 @@ Result<Value> Cycler::attribute(Interpreter& in, std::string_view name) {
   return Object::attribute(in, name);
 }
 
-Result<Value> Joiner::call(Interpreter&, Args&) { return std::exchange(used, true) ? separator : Value::text(""); }
+Result<Value> Joiner::call(Interpreter&, Args&) {
+  if (!std::exchange(used, true)) return Value::text("");
+  return separator;
+}
 
-const Value* find_global(std::string_view name) {
-  static const Global kGlobals[] = {
-      {"cycler", function(cycler_function)},          {"dict", function(dict_function)},
-      {"joiner", function(joiner_function)},          {"namespace", function(namespace_function)},
-      {"raise_exception", function(raise_exception)}, {"range", function(range_function)},
-      {"strftime_now", function(strftime_now)},
-  };
-  for (const Global& global : kGlobals) {
-    if (global.name == name) return &global.value;
-  }
-  return nullptr;
+Value find_global(std::string_view name) {
+  const Function::Body body = find_named(kFunctions, name);
+  if (body == nullptr) return {};
+  return Value(std::shared_ptr<Object>(std::make_shared<Function>(body)));
 }
 
 }  // namespace patchbay::jinja
