@@ -239,6 +239,8 @@ void Service::generate(const ConnectionPtr& connection, const v1::ClientMessage&
                         : request.ok() ? moe::Status()
                                        : request.error();
   if (started.ok()) {
+    int64_t& n = request->max_tokens;
+    if (options_.max_tokens > 0) n = n == 0 ? options_.max_tokens : std::min(n, options_.max_tokens);
     add_running(stream);
     started = stream->start(std::move(request).value());
     if (!started.ok()) remove_running(stream.get());

@@ -6,8 +6,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <unordered_map>
 
 #include "core/service/connection.hpp"
@@ -24,6 +27,10 @@ struct ServiceOptions {
   HoldLimits hold;                                // for each connection
   std::chrono::milliseconds stalled_after{2000};  // without progress while there is work: health says STALLED
   bool allow_control = false;                     // whether clients may send control messages
+  int64_t max_tokens = 0;                         // of a request that asks for more or does not say; 0: the context
+  // Metrics from elsewhere, such as the host's from plugins, by name; "_total" at the end makes a counter.
+  // [thread-safe]
+  std::function<std::map<std::string, double>()> more_metrics;
 };
 
 class Service {

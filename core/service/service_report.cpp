@@ -56,6 +56,10 @@ v1::Metrics Service::metrics() const {
   v1::Metrics out;
   for (const MetricSample& m : metrics_.snapshot()) wire::write_metric(m.name, m.value, m.counter, &out);
   write_engine_metrics(&out);
+  if (options_.more_metrics) {
+    for (const auto& [name, value] : options_.more_metrics())
+      wire::write_metric(name, value, name.ends_with("_total"), &out);
+  }
   {
     const std::lock_guard lock(mutex_);
     wire::write_metric("patchbay_connections", static_cast<double>(connections_.size()), false, &out);

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "core/model/json/json.hpp"
 #include "core/service/text_generator.hpp"
 #include "tools/patchbay/bandwidth.hpp"
 #include "tools/patchbay/commands.hpp"
@@ -19,6 +20,7 @@ struct RunFlags {
   CommonFlags common;
   std::string prompt;
   std::string chat;
+  std::string prompt_ids;  // a JSON array
   std::vector<std::string> parameters;  // name=value
   std::vector<std::string> stop;
   int64_t max_tokens = 0;
@@ -50,6 +52,15 @@ moe::Result<TextRequest> request_of(const RunFlags& flags) {
   TextRequest request;
   if (!flags.chat.empty()) {
     request.prompt = ChatPrompt{nlohmann::ordered_json::array({{{"role", "user"}, {"content", flags.chat}}}), {}};
+  } else if (!flags.prompt_ids.empty()) {
+    auto doc = parse_json(flags.prompt_ids);
+    if (!doc.ok()) return doc.error().in("--prompt-ids");
+    std::vector<int32_t> ids;
+    for (const auto& item : *doc) {
+      if (!item.is_number_integer()) return moe::invalid(fmt::format("--prompt-ids: expected a JSON array of token ids, got {}", item.dump()));
+      ids.push_back(item.get<int32_t>());
+    }
+    request.prompt = std::move(ids);
   } else if (!flags.prompt.empty()) {
     request.prompt = flags.prompt;
   } else {
@@ -138,6 +149,7 @@ void add_run(CLI::App& app) {
   add_common_flags(*command, flags->common);
   command->add_option("--chat", flags->chat, "a user's message, in the model's own chat format")->type_name("TEXT");
   command->add_option("--prompt", flags->prompt, "raw text to go on with (without either: standard input)")->type_name("TEXT");
+  command->add_option("--prompt-ids", flags->prompt_ids, "token ids to go on from, as a JSON array: --prompt-ids=[1,2,3]")->type_name("IDS");
   command->add_option("--max-tokens", flags->max_tokens, "stop after so many")->type_name("N");
   CLI::Option* temperature = command->add_option("--temperature", flags->temperature, "0: always the likeliest token")->type_name("T");
   command->add_option("--seed", flags->seed, "same seed, same text")->type_name("N");

@@ -256,6 +256,7 @@ void bench_attention(Bench& b, int64_t n, int64_t heads, int64_t kv_heads, int64
 void bench_tiny(Bench& b, const char* wanted) {
   constexpr int64_t kD = 256, kWidth = 128, kExperts = 16, kTop = 4, kLayers = 6, kHeads = 8, kHeadDim = 32,
                     kContext = 200;
+  const moe_activation_type activation = std::strncmp(wanted, "int", 3) == 0 ? MOE_I8 : MOE_F32;
   std::vector<std::function<void()>> ops;
   std::vector<const char*> names;
   float* x = b.floats(kD);
@@ -266,7 +267,7 @@ void bench_tiny(Bench& b, const char* wanted) {
     args.x = moe::tensor(in, {1, n_in});
     args.out = moe::tensor(out, {1, n_out});
     args.scale = 1;
-    args.activation = MOE_F32;
+    args.activation = activation;
     const moe_op* op = b.find(MOE_OP_MATMUL, args);
     names.push_back(name);
     ops.push_back([&b, op, args]() mutable { b.launch(op, args); });
@@ -346,7 +347,7 @@ void bench_tiny(Bench& b, const char* wanted) {
     ffn.n_experts = kExperts;
     ffn.width = kWidth;
     ffn.gating.kind = MOE_ACT_SILU;
-    ffn.activation = MOE_F32;
+    ffn.activation = activation;
     ffn.scale = 0.1F;
     const moe_op* ffn_op = b.find(MOE_OP_FFN, ffn);
     names.push_back("ffn");
@@ -381,20 +382,29 @@ void run(const moe_backend& backend, const moe_host& host, const char* simd, con
   if (wants("matvec")) {
     for (const char* wanted : {"f32", "f16", "bf16"}) bench_matmul(b, wanted, MOE_F32, 1, 32768, 2048);
     bench_matmul(b, "bf16", MOE_BF16, 1, 32768, 2048);
+    for (const char* wanted : {"int8", "int4"}) bench_matmul(b, wanted, MOE_I8, 1, 32768, 2048);
   }
   if (wants("decode")) {
     bench_ffn(b, "bf16", MOE_F32, 1, 2048, 1024, 64, 8);
     bench_ffn(b, "bf16", MOE_BF16, 1, 2048, 1024, 64, 8);
     bench_ffn(b, "bf16", MOE_BF16, 1, 1024, 512, 32, 4);
+    for (const char* wanted : {"int8", "int4"}) {
+      bench_ffn(b, wanted, MOE_I8, 1, 2048, 1024, 64, 8);
+      bench_ffn(b, wanted, MOE_I8, 1, 1024, 512, 32, 4);
+    }
     bench_ffn(b, "bf16", MOE_BF16, 8, 2048, 1024, 64, 8);
   }
   if (wants("prefill")) {
     bench_matmul(b, "f32", MOE_F32, 512, 2048, 2048);
     bench_matmul(b, "bf16", MOE_F32, 512, 2048, 2048);
     bench_matmul(b, "bf16", MOE_BF16, 512, 2048, 2048);
+    bench_matmul(b, "int8", MOE_I8, 512, 2048, 2048);
+    bench_matmul(b, "int4", MOE_I8, 512, 2048, 2048);
     bench_ffn(b, "bf16", MOE_F32, 512, 2048, 1024, 64, 8);
     bench_ffn(b, "bf16", MOE_BF16, 512, 2048, 1024, 64, 8);
     bench_ffn(b, "bf16", MOE_BF16, 512, 1024, 512, 32, 4);
+    bench_ffn(b, "int8", MOE_I8, 512, 2048, 1024, 64, 8);
+    bench_ffn(b, "int4", MOE_I8, 512, 2048, 1024, 64, 8);
   }
   if (wants("attention")) {
     bench_attention(b, 1, 16, 16, 128, 128, false, 1024);
@@ -406,6 +416,7 @@ void run(const moe_backend& backend, const moe_host& host, const char* simd, con
   if (wants("tiny")) {
     bench_tiny(b, "f32");
     bench_tiny(b, "bf16");
+    bench_tiny(b, "int8");
   }
 }
 

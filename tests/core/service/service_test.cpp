@@ -196,6 +196,34 @@ TEST_F(ServiceTest, info_health_and_metrics_are_answered_under_the_number_of_the
   EXPECT_EQ(metric("patchbay_connections"), 1);
 }
 
+TEST_F(ServiceTest, metrics_of_plugins_are_among_the_others) {
+  ServiceOptions options;
+  options.more_metrics = [] { return std::map<std::string, double>{{"plugin_gauge", 2}, {"plugin_total", 7}}; };
+  make(options);
+  const v1::Metrics all = service->metrics();
+  int n = 0;
+  for (const auto& m : all.metrics()) {
+    if (m.name() == "plugin_gauge") n += m.value() == 2 && !m.counter() ? 1 : 0;
+    if (m.name() == "plugin_total") n += m.value() == 7 && m.counter() ? 1 : 0;
+  }
+  EXPECT_EQ(n, 2);
+}
+
+TEST_F(ServiceTest, the_server_bounds_the_tokens_of_a_request) {
+  ServiceOptions options;
+  options.max_tokens = 5;
+  make(options);
+  engine.endless = true;
+  Reader reader(*service);
+  for (const int64_t asked : {0, 3, 100}) {
+    ASSERT_TRUE(
+        reader.generate(static_cast<uint64_t>(asked) + 1, "ab", [&](v1::Generate* g) { g->set_max_tokens(asked); })
+            .ok());
+    run();
+    EXPECT_EQ(reader.stream(static_cast<uint64_t>(asked) + 1).ids.size(), asked == 3 ? 3U : 5U);
+  }
+}
+
 TEST_F(ServiceTest, health_says_stalled_only_while_work_makes_no_progress) {
   ServiceOptions options;
   options.stalled_after = std::chrono::milliseconds(20);

@@ -1,0 +1,178 @@
+// patchbay serve: the model behind its transports, until a signal.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "core/plugin/host.hpp"
+#include "core/service/service.hpp"
+#include "tools/patchbay/commands.hpp"
+#include "tools/patchbay/session.hpp"
+#include "tools/patchbay/transports.hpp"
+
+namespace patchbay {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Transports = std::vector<std::unique_ptr<RunningTransport>>;
+
+struct ServeFlags {
+  CommonFlags common;
+  std::string bind;
+  double grace_s = 30;
+  bool allow_control = false;
+};
+
+constexpr std::chrono::milliseconds kTick{20};
+constexpr std::chrono::milliseconds kFlush{2000};  // for the last events, once nothing runs any more
+
+// The configured ones, or zeromq where none is; --bind is the address of the first.
+std::vector<PluginChoice> choices_of(const Settings& settings, const std::string& bind) {
+  std::vector<PluginChoice> choices = settings.transports;
+  if (choices.empty()) choices.push_back({"zeromq", {}, ""});
+  for (PluginChoice& choice : choices) {
+    if (choice.plugin.empty()) choice.plugin = "zeromq";
+  }
+  if (!bind.empty()) {
+    std::erase_if(choices.front().options, [](const GivenOption& o) { return o.key == "bind"; });
+    choices.front().options.push_back({"bind", bind, "--bind"});
+  }
+  return choices;
+}
+
+void add_layers(const Model& model, v1::Info& info) {
+  for (size_t i = 0; i < model.layers().size(); ++i) {
+    const LayerInfo& layer = model.layers()[i];
+    v1::Layer* out = info.add_layers();
+    out->set_index(static_cast<int32_t>(i));
+    out->set_backend(layer.expert_backend);
+    if (layer.dense) continue;
+    out->set_router(layer.router);
+    out->set_expert(layer.expert);
+    out->set_n_experts(layer.n_experts);
+    out->set_top_k(layer.k);
+  }
+}
+
+void add_plugin(const PluginRegistry& registry, const std::string& kind, const std::string& name, v1::Info& info) {
+  for (const v1::Plugin& p : info.plugins()) {
+    if (p.kind() == kind && p.name() == name) return;
+  }
+  v1::Plugin* out = info.add_plugins();
+  out->set_kind(kind);
+  out->set_name(name);
+  for (const LibrarySummary& library : registry.libraries()) {
+    for (const ComponentSummary& c : library.components) {
+      if (c.kind == kind && c.name == name) return out->set_version(library.version);
+    }
+  }
+}
+
+v1::Info info_of(const Session& session, const std::vector<PluginChoice>& transports) {
+  v1::Info info;
+  info.set_server("patchbay 0.1.0");
+  info.set_model(std::filesystem::absolute(session.settings.model.path).lexically_normal().filename().string());
+  if (info.model().empty()) info.set_model("model");
+  info.set_architecture(session.model->spec().architecture);
+  add_layers(*session.model, info);
+  for (const LayerInfo& layer : session.model->layers()) {
+    add_plugin(*session.registry, "backend", layer.attention_backend, info);
+    add_plugin(*session.registry, "backend", layer.expert_backend, info);
+    if (layer.dense) continue;
+    add_plugin(*session.registry, "router", layer.router, info);
+    add_plugin(*session.registry, "expert", layer.expert, info);
+  }
+  for (const std::string& link : session.chain->names()) add_plugin(*session.registry, "sampler", link, info);
+  for (const PluginChoice& t : transports) add_plugin(*session.registry, "transport", t.plugin, info);
+  return info;
+}
+
+moe::Result<Transports> start_transports(const std::vector<PluginChoice>& choices, Session& session,
+                                         const Service& service) {
+  Transports transports;
+  for (const PluginChoice& choice : choices) {
+    MOE_ASSIGN(auto transport, RunningTransport::start(choice, *session.registry, *session.host, service.abi()));
+    transports.push_back(std::move(transport));
+  }
+  return transports;
+}
+
+void announce(const Session& session, const Transports& transports, bool json) {
+  nlohmann::json addresses = nlohmann::json::array();
+  for (const auto& t : transports) {
+    addresses.push_back({{"transport", t->name()}, {"address", t->address()}});
+    if (!json) fmt::print("listening on {} ({})\n", t->address(), t->name());
+  }
+  if (json) fmt::print("{}\n", nlohmann::json{{"listening", addresses}, {"load_seconds", session.load_seconds}}.dump());
+  std::fflush(stdout);
+}
+
+// Until a signal; says once when the engine stops making progress, and once when it goes on.
+void wait_for_signal(const Service& service) {
+  bool stalled = false;
+  auto next_look = Clock::now();
+  while (!interrupted()) {
+    std::this_thread::sleep_for(kTick);
+    if (Clock::now() < next_look) continue;
+    next_look = Clock::now() + std::chrono::seconds(1);
+    const bool now = service.health().state() == v1::Health::STATE_STALLED;
+    if (now != stalled)
+      log_line(now ? MOE_LOG_ERROR : MOE_LOG_INFO, "serve",
+               now ? "the engine makes no progress" : "the engine goes on");
+    stalled = now;
+  }
+}
+
+// Accepted requests are finished, for at most the grace time; then what is left ends as cancelled, and its readers are
+// told.
+void shut_down(Engine& engine, Service& service, Transports& transports, double grace_s) {
+  service.drain();
+  for (const auto& t : transports) t->drain();
+  const auto deadline =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(grace_s));
+  while (service.n_running() > 0 && Clock::now() < deadline) std::this_thread::sleep_for(kTick);
+  engine.stop();
+  for (const auto& t : transports) t->stop(kFlush);
+}
+
+void serve(const ServeFlags& flags) {
+  watch_signals();
+  Session session = value_or_fail(open_session(flags.common, {}));
+  if (interrupted()) return;
+  const std::vector<PluginChoice> choices = choices_of(session.settings, flags.bind);
+  Metrics metrics;
+  ServiceOptions options;
+  options.allow_control = flags.allow_control;
+  options.max_tokens = session.settings.engine.max_tokens;
+  options.more_metrics = [&] { return session.host->metrics(); };
+  Service service(*session.engine, *session.text, metrics, info_of(session, choices), options);
+  session.engine->start();
+  auto transports = start_transports(choices, session, service);
+  if (!transports.ok()) {
+    session.engine->stop();
+    fail(transports.error());
+  }
+  announce(session, *transports, flags.common.json);
+  wait_for_signal(service);
+  if (!flags.common.quiet)
+    log_line(MOE_LOG_INFO, "serve", fmt::format("draining: {} requests run", service.n_running()));
+  shut_down(*session.engine, service, *transports, flags.grace_s);
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app) {
+  auto flags = std::make_shared<ServeFlags>();
+  CLI::App* command = app.add_subcommand("serve", "Serve a model over its transports until SIGTERM or SIGINT");
+  add_common_flags(*command, flags->common);
+  command->add_option("--bind", flags->bind, "address of the first transport; transport.bind")->type_name("ADDRESS");
+  command->add_option("--grace", flags->grace_s, "seconds that running requests get after the signal")
+      ->type_name("S")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  command->add_flag("--allow-control", flags->allow_control, "clients may drain the server");
+  command->callback([flags] { serve(*flags); });
+}
+
+}  // namespace patchbay
