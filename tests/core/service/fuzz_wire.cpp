@@ -8,13 +8,13 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace patchbay;
   static const auto model = testing::byte_model("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}");
-  testing::FakeEngine engine;
+  patchbay::testing::FakeEngine engine;
   Metrics metrics;
   ServiceOptions options;
   options.allow_control = true;
   Service service(engine, *model, metrics, {}, options);
   {
-    testing::Reader reader(service);
+    patchbay::testing::Reader reader(service);
     // Two messages: what the first left behind meets the second.
     const size_t half = size == 0 ? 0 : data[0] * (size - 1) / 255;
     const auto* text = reinterpret_cast<const char*>(data) + (size == 0 ? 0 : 1);
