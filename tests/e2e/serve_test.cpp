@@ -1,0 +1,228 @@
+// The real server and clients on the quickstart model.
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "program.hpp"
+#include "tests/plugins/transports/zmq_client.hpp"
+
+namespace patchbay {
+namespace {
+
+using testing::Program;
+using testing::Server;
+using testing::ZmqClient;
+
+constexpr const char* kQuestion = "What is 293 + 85?";
+
+nlohmann::json client_json(const Server& server, std::vector<std::string> more) {
+  std::vector<std::string> arguments = {"client", "--server", server.address, "--json"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  Program client(arguments);
+  EXPECT_EQ(client.wait(), 0) << client.errors;
+  return nlohmann::json::parse(client.output, nullptr, false);
+}
+
+double metric(const Server& server, const char* name) { return client_json(server, {"--metrics"}).value(name, -1.0); }
+
+bool eventually(const std::function<bool()>& holds) {
+  for (int i = 0; i < 400; ++i) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
+// A stream that lasts as long as the context: about a thousand tokens.
+v1::ClientMessage long_request(uint64_t number) {
+  v1::ClientMessage m;
+  m.set_request(number);
+  m.mutable_generate()->set_text("Count: ");
+  m.mutable_generate()->set_ignore_end(true);
+  (*m.mutable_generate()->mutable_sampling())["temperature"].set_number(1);
+  m.mutable_generate()->set_seed(number);
+  return m;
+}
+
+TEST(Serve, a_client_gets_what_run_prints) {
+  Program alone({"run", "--model", testing::quickstart_model(), "--chat", kQuestion, "--json"});
+  ASSERT_EQ(alone.wait(), 0) << alone.errors;
+  const auto want = nlohmann::json::parse(alone.output);
+  const Server server;
+  const auto got = client_json(server, {"--chat", kQuestion});
+  EXPECT_EQ(got["text"], want["text"]);
+  EXPECT_EQ(got["ids"], want["ids"]);
+  EXPECT_EQ(got["finish_reason"], "stop");
+  EXPECT_NE(got["text"].get<std::string>().find("378"), std::string::npos);
+}
+
+TEST(Serve, clients_at_one_time_get_what_each_would_get_alone) {
+  const Server server;
+  std::vector<std::string> alone;
+  for (uint64_t i = 1; i <= 4; ++i) {
+    ZmqClient client(server.address);
+    client.send(long_request(i));
+    alone.push_back(client.stream(i).text);
+    EXPECT_GT(alone.back().size(), 500U);
+  }
+  EXPECT_NE(alone[0], alone[1]);
+  std::vector<std::thread> clients;
+  for (uint64_t c = 0; c < 8; ++c) {
+    clients.emplace_back([&, c] {
+      ZmqClient client(server.address);
+      const uint64_t i = c % 4 + 1;
+      client.send(long_request(i));
+      EXPECT_EQ(client.stream(i).text, alone[i - 1]);
+    });
+  }
+  for (auto& c : clients) c.join();
+}
+
+TEST(Serve, a_cancel_ends_one_stream_and_leaves_the_other) {
+  const Server server;
+  ZmqClient client(server.address);
+  client.send(long_request(1));
+  const std::string whole = client.stream(1).text;
+  client.send(long_request(2));
+  client.send(long_request(1));
+  client.cancel(2);
+  std::string text;
+  int n_ends = 0;
+  while (n_ends < 2) {
+    const auto m = client.receive();
+    ASSERT_TRUE(m.has_value());
+    if (m->request() == 1) text += m->tokens().text();
+    if (!m->has_end()) continue;
+    ++n_ends;
+    EXPECT_EQ(m->end().reason(), m->request() == 2 ? v1::FINISH_REASON_CANCELLED : v1::FINISH_REASON_LENGTH);
+  }
+  EXPECT_EQ(text, whole);
+}
+
+TEST(Serve, interrupting_a_client_cancels_its_request_and_ends_it_with_0) {
+  const Server server;
+  Program client({"client", "--server", server.address, "--prompt", "Count: ", "--param", "temperature=1.5",
+                  "--max-tokens", "1000"});
+  ASSERT_TRUE(client.wait_for(" "));
+  client.signal(SIGINT);
+  EXPECT_EQ(client.wait(), 0) << client.errors;
+  EXPECT_TRUE(eventually([&] { return metric(server, "patchbay_streams") == 0; }));
+}
+
+TEST(Serve, a_killed_client_frees_its_slot) {
+  const Server server({"--set", "engine.batch_size=2"});
+  for (int i = 0; i < 4; ++i) {  // more than there are slots
+    Program client({"client", "--server", server.address, "--prompt", "Count: ", "--param", "temperature=1.5"});
+    ASSERT_TRUE(client.wait_for(" "));
+    client.signal(SIGKILL);
+    EXPECT_EQ(client.wait(), 128 + SIGKILL);
+  }
+  EXPECT_TRUE(eventually([&] { return metric(server, "patchbay_engine_running") == 0; }));
+  EXPECT_NE(client_json(server, {"--chat", kQuestion})["text"].get<std::string>().find("378"), std::string::npos);
+  EXPECT_EQ(metric(server, "patchbay_connections"), 1);  // the one that asks
+}
+
+TEST(Serve, the_first_signal_drains_and_ends_with_0) {
+  std::string whole;
+  for (const int signal : {SIGTERM, SIGINT}) {
+    Server server;
+    ZmqClient client(server.address);
+    if (whole.empty()) {
+      client.send(long_request(1));
+      whole = client.stream(1).text;
+    }
+    client.send(long_request(1));
+    auto m = client.receive();
+    ASSERT_TRUE(m.has_value());
+    ASSERT_TRUE(m->has_tokens());
+    server.program.signal(signal);
+    uint64_t sequence = 1;
+    std::string text = m->tokens().text();
+    while (!m->has_end()) {
+      m = client.receive();
+      ASSERT_TRUE(m.has_value());
+      EXPECT_EQ(m->sequence(), ++sequence);
+      text += m->tokens().text();
+    }
+    EXPECT_EQ(m->end().reason(), v1::FINISH_REASON_LENGTH);
+    EXPECT_EQ(text, whole);
+    EXPECT_EQ(server.program.wait(), 0) << server.program.errors;
+  }
+}
+
+TEST(Serve, a_second_signal_ends_it_at_once) {
+  Server server;
+  ZmqClient client(server.address);
+  client.send(long_request(1));
+  ASSERT_TRUE(client.receive().has_value());
+  server.program.signal(SIGTERM);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const auto began = std::chrono::steady_clock::now();
+  server.program.signal(SIGTERM);
+  EXPECT_EQ(server.program.wait(), 128 + SIGTERM);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(5));
+}
+
+TEST(Serve, requests_left_after_the_grace_time_end_as_cancelled) {
+  Server server({"--grace", "0"});
+  ZmqClient client(server.address);
+  client.send(long_request(1));
+  ASSERT_TRUE(client.receive().has_value());
+  server.program.signal(SIGTERM);
+  EXPECT_EQ(server.program.wait(), 0) << server.program.errors;
+  v1::End end;
+  while (const auto m = client.receive(std::chrono::milliseconds(500))) {
+    if (m->has_end()) end = m->end();
+  }
+  EXPECT_EQ(end.reason(), v1::FINISH_REASON_CANCELLED);
+}
+
+TEST(Serve, wrong_options_and_addresses_are_one_clear_line_and_1) {
+  const auto error = [](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"serve", "--model", testing::quickstart_model(), "--quiet"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    Program server(arguments);
+    EXPECT_EQ(server.wait(), 1);
+    EXPECT_EQ(std::count(server.errors.begin(), server.errors.end(), '\n'), 1) << server.errors;
+    return server.errors;
+  };
+  EXPECT_NE(error({"--bind", "tcp://0.0.0.0:*"}).find("allow_remote"), std::string::npos);
+  EXPECT_NE(error({"--set", R"(transport=[{plugin="zeromq",bnd="x"}])"}).find("bind"), std::string::npos);
+  EXPECT_NE(error({"--set", R"(transport=[{plugin="zermq"}])"}).find("zeromq"), std::string::npos);
+  const Server server;
+  EXPECT_NE(error({"--bind", server.address}).find(server.address), std::string::npos);
+}
+
+TEST(Serve, a_client_without_a_server_says_so_and_ends_with_1) {
+  Program client({"client", "--server", "tcp://127.0.0.1:1", "--prompt", "x"});
+  EXPECT_EQ(client.wait(), 1);
+  EXPECT_NE(client.errors.find("tcp://127.0.0.1:1"), std::string::npos) << client.errors;
+}
+
+TEST(Serve, info_names_model_layers_and_plugins) {
+  const Server server;
+  const auto info = client_json(server, {"--info"});
+  EXPECT_EQ(info["architecture"], "deepseek_v3");
+  EXPECT_EQ(info["context"], 1024);
+  EXPECT_EQ(info["layers"].size(), 6U);
+  EXPECT_EQ(info["layers"][0]["experts"], 0);
+  EXPECT_EQ(info["layers"][1]["router"], "grouped");
+  EXPECT_EQ(info["layers"][1]["top_k"], 4);
+  EXPECT_EQ(client_json(server, {"--health"})["state"], "serving");
+}
+
+TEST(Serve, drain_is_refused_unless_allowed) {
+  {
+    const Server server;
+    Program client({"client", "--server", server.address, "--drain"});
+    EXPECT_EQ(client.wait(), 1);
+    EXPECT_EQ(client_json(server, {"--health"})["state"], "serving");
+  }
+  const Server server({"--allow-control"});
+  EXPECT_EQ(client_json(server, {"--drain"})["state"], "draining");
+  EXPECT_EQ(client_json(server, {"--health"})["state"], "draining");
+  Program client({"client", "--server", server.address, "--prompt", "x"});
+  EXPECT_EQ(client.wait(), 1);
+}
+
+}  // namespace
+}  // namespace patchbay
