@@ -22,9 +22,12 @@ inline void pause() {
 #endif
 }
 
-// How long a worker spins before it sleeps. Between two operations of a decode step lie a few microseconds, between two steps some
-// tens (sampling, events); a sleeper costs the caller a system call to wake.
+// How long a worker spins before it sleeps. Between two operations of a decode step lie a few microseconds, between two
+// steps some tens (sampling, events); a sleeper costs the caller a system call to wake.
 constexpr auto kSpin = std::chrono::microseconds(300);
+
+// The low half of a ticket between two jobs.
+constexpr uint64_t kNoTask = 0xffffffffU;
 
 // The CPU quota of the process's own cgroup (version 2), in CPUs; 0 where there is none.
 double cgroup_quota() {
@@ -81,12 +84,15 @@ void ThreadPool::run(int64_t n_tasks, moe_task task, void* context) {
     for (int64_t i = 0; i < n_tasks; ++i) task(context, i, 0);
     return;
   }
-  n_tasks_.store(n_tasks, std::memory_order_relaxed);
-  task_.store(task, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
-  n_done_.store(0, std::memory_order_relaxed);
-  const uint64_t job = ((next_.load(std::memory_order_relaxed) >> 32) + 1) << 32;
-  next_.store(job, std::memory_order_seq_cst);
+  // Closed while the job changes: a worker that still holds the last job's ticket must not find it good for the new
+  // one's number of tasks. Its exchange fails, because these stores are released after the closing one.
+  const uint64_t number = (next_.load(std::memory_order_relaxed) >> 32) + 1;
+  next_.store((number << 32) | kNoTask, std::memory_order_seq_cst);
+  n_done_.store(0, std::memory_order_release);
+  task_.store(task, std::memory_order_release);
+  context_.store(context, std::memory_order_release);
+  n_tasks_.store(n_tasks, std::memory_order_release);
+  next_.store((number + 1) << 32, std::memory_order_seq_cst);
   if (n_asleep_.load(std::memory_order_seq_cst) > 0) {
     wake_.fetch_add(1, std::memory_order_seq_cst);
     wake_.notify_all();
@@ -99,11 +105,13 @@ void ThreadPool::run(int64_t n_tasks, moe_task task, void* context) {
 bool ThreadPool::claim_and_run(int32_t thread) {
   uint64_t ticket = next_.load(std::memory_order_acquire);
   for (;;) {
-    const auto task_index = static_cast<int64_t>(ticket & 0xffffffffU);
-    if (task_index >= n_tasks_.load(std::memory_order_relaxed)) return false;
-    const moe_task task = task_.load(std::memory_order_relaxed);
-    void* const context = context_.load(std::memory_order_relaxed);
-    if (!next_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    const auto task_index = static_cast<int64_t>(ticket & kNoTask);
+    if (task_index == static_cast<int64_t>(kNoTask) || task_index >= n_tasks_.load(std::memory_order_acquire))
+      return false;
+    const moe_task task = task_.load(std::memory_order_acquire);
+    void* const context = context_.load(std::memory_order_acquire);
+    if (!next_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire))
+      continue;
     t_inside = true;
     task(context, task_index, thread);
     t_inside = false;
