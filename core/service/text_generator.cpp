@@ -16,7 +16,9 @@ moe::Status TextGenerator::start(TextRequest request) {
   to_engine.trace_routing = request.trace_routing;
   to_engine.priority = request.priority;
   to_engine.deadline = request.deadline;
-  if (model_.tokenizer() != nullptr) decoder_.emplace(*model_.tokenizer(), true);
+  // Special tokens stay in the text: models mark with them where thinking ends, and whoever reads needs to see it. The ids that end a text never
+  // come.
+  if (model_.tokenizer() != nullptr) decoder_.emplace(*model_.tokenizer(), false);
 
   MOE_ASSIGN(const uint64_t id, engine_.submit(std::move(to_engine), this));
   request_ = id;

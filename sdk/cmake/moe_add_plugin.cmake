@@ -16,6 +16,7 @@ function(moe_add_plugin name)
     LINK_DEPENDS ${MOE_PLUGIN_VERSION_SCRIPT})
   if(PATCHBAY_PLUGIN_DIR)  # inside the Patchbay tree: where the program looks; elsewhere the author's own build folder
     set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/${PATCHBAY_PLUGIN_DIR})
+    add_dependencies(runtime ${name})
     install(TARGETS ${name} LIBRARY DESTINATION ${PATCHBAY_PLUGIN_DIR})
   endif()
 endfunction()

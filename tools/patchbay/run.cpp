@@ -27,6 +27,7 @@ struct RunFlags {
   double temperature = 0;
   bool has_temperature = false;
   uint64_t seed = 0;
+  bool ignore_end = false;
 };
 
 moe::Result<SamplingParameter> parse_parameter(const std::string& text) {
@@ -70,6 +71,7 @@ moe::Result<TextRequest> request_of(const RunFlags& flags) {
   request.stop = flags.stop;
   request.max_tokens = flags.max_tokens;
   request.seed = flags.seed;
+  request.ignore_end = flags.ignore_end;
   if (flags.has_temperature) request.sampling.push_back({"temperature", flags.temperature});
   for (const auto& text : flags.parameters) {
     MOE_ASSIGN(SamplingParameter p, parse_parameter(text));
@@ -154,6 +156,7 @@ void add_run(CLI::App& app) {
   CLI::Option* temperature = command->add_option("--temperature", flags->temperature, "0: always the likeliest token")->type_name("T");
   command->add_option("--seed", flags->seed, "same seed, same text")->type_name("N");
   command->add_option("--param", flags->parameters, "any sampling parameter of the chain: --param top_k=40")->type_name("NAME=VALUE")->allow_extra_args(false);
+  command->add_flag("--ignore-end", flags->ignore_end, "go on through the model's end-of-text token (needs --max-tokens to end early)");
   command->add_option("--stop", flags->stop, "end before this text")->type_name("TEXT")->allow_extra_args(false);
   command->callback([flags, temperature] {
     flags->has_temperature = temperature->count() > 0;

@@ -7,7 +7,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace patchbay;
-  static const auto model = testing::byte_model("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}");
+  static const auto model = patchbay::testing::byte_model("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}");
   patchbay::testing::FakeEngine engine;
   Metrics metrics;
   ServiceOptions options;

@@ -122,7 +122,7 @@ TEST_F(TextGeneratorTest, the_end_token_ends_the_text_unless_ignored) {
   EXPECT_EQ(run(request).text, "a");
   request.ignore_end = true;
   const auto g = run(request);
-  EXPECT_EQ(g.text, "ab");  // a special token has no text
+  EXPECT_EQ(g.text, "a<end>b");  // special tokens stay visible: they mark where thinking ends
   EXPECT_EQ(g.tokens.size(), 3U);
 }
 
