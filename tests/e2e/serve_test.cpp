@@ -2,14 +2,17 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "program.hpp"
+#include "server.hpp"
 #include "tests/plugins/transports/zmq_client.hpp"
 
 namespace patchbay {
 namespace {
 
-using testing::Program;
-using testing::Server;
+using e2e::eventually;
+using e2e::expect_one_clear_error;
+using e2e::run_program;
+using e2e::RunningProgram;
+using e2e::Server;
 using testing::ZmqClient;
 
 constexpr const char* kQuestion = "What is 293 + 85?";
@@ -17,20 +20,12 @@ constexpr const char* kQuestion = "What is 293 + 85?";
 nlohmann::json client_json(const Server& server, std::vector<std::string> more) {
   std::vector<std::string> arguments = {"client", "--server", server.address, "--json"};
   arguments.insert(arguments.end(), more.begin(), more.end());
-  Program client(arguments);
-  EXPECT_EQ(client.wait(), 0) << client.errors;
-  return nlohmann::json::parse(client.output, nullptr, false);
+  const auto client = run_program(arguments);
+  EXPECT_EQ(client.exit_code, 0) << client.err;
+  return nlohmann::json::parse(client.out, nullptr, false);
 }
 
 double metric(const Server& server, const char* name) { return client_json(server, {"--metrics"}).value(name, -1.0); }
-
-bool eventually(const std::function<bool()>& holds) {
-  for (int i = 0; i < 400; ++i) {
-    if (holds()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return false;
-}
 
 // A stream that lasts as long as the context: about a thousand tokens.
 v1::ClientMessage long_request(uint64_t number) {
@@ -44,9 +39,9 @@ v1::ClientMessage long_request(uint64_t number) {
 }
 
 TEST(Serve, a_client_gets_what_run_prints) {
-  Program alone({"run", "--model", testing::quickstart_model(), "--chat", kQuestion, "--json"});
-  ASSERT_EQ(alone.wait(), 0) << alone.errors;
-  const auto want = nlohmann::json::parse(alone.output);
+  const auto alone = run_program({"run", "--model", e2e::quickstart_model(), "--chat", kQuestion, "--json"});
+  ASSERT_EQ(alone.exit_code, 0) << alone.err;
+  const auto want = nlohmann::json::parse(alone.out);
   const Server server;
   const auto got = client_json(server, {"--chat", kQuestion});
   EXPECT_EQ(got["text"], want["text"]);
@@ -100,21 +95,23 @@ TEST(Serve, a_cancel_ends_one_stream_and_leaves_the_other) {
 
 TEST(Serve, interrupting_a_client_cancels_its_request_and_ends_it_with_0) {
   const Server server;
-  Program client({"client", "--server", server.address, "--prompt", "Count: ", "--param", "temperature=1.5",
-                  "--max-tokens", "1000"});
-  ASSERT_TRUE(client.wait_for(" "));
+  RunningProgram client({"client", "--server", server.address, "--prompt", "Count: ", "--param", "temperature=1",
+                         "--ignore-end", "--max-tokens", "1000"});
+  ASSERT_TRUE(eventually([&] { return client.out().find(' ') != std::string::npos; }));
   client.signal(SIGINT);
-  EXPECT_EQ(client.wait(), 0) << client.errors;
+  const auto ended = client.wait();
+  EXPECT_EQ(ended.exit_code, 0) << ended.err;
   EXPECT_TRUE(eventually([&] { return metric(server, "patchbay_streams") == 0; }));
 }
 
 TEST(Serve, a_killed_client_frees_its_slot) {
   const Server server({"--set", "engine.batch_size=2"});
   for (int i = 0; i < 4; ++i) {  // more than there are slots
-    Program client({"client", "--server", server.address, "--prompt", "Count: ", "--param", "temperature=1.5"});
-    ASSERT_TRUE(client.wait_for(" "));
+    RunningProgram client(
+        {"client", "--server", server.address, "--prompt", "Count: ", "--param", "temperature=1", "--ignore-end"});
+    ASSERT_TRUE(eventually([&] { return client.out().find(' ') != std::string::npos; }));
     client.signal(SIGKILL);
-    EXPECT_EQ(client.wait(), 128 + SIGKILL);
+    EXPECT_EQ(client.wait().exit_code, 128 + SIGKILL);
   }
   EXPECT_TRUE(eventually([&] { return metric(server, "patchbay_engine_running") == 0; }));
   EXPECT_NE(client_json(server, {"--chat", kQuestion})["text"].get<std::string>().find("378"), std::string::npos);
@@ -145,7 +142,8 @@ TEST(Serve, the_first_signal_drains_and_ends_with_0) {
     }
     EXPECT_EQ(m->end().reason(), v1::FINISH_REASON_LENGTH);
     EXPECT_EQ(text, whole);
-    EXPECT_EQ(server.program.wait(), 0) << server.program.errors;
+    const auto ended = server.program.wait();
+    EXPECT_EQ(ended.exit_code, 0) << ended.err;
   }
 }
 
@@ -158,7 +156,7 @@ TEST(Serve, a_second_signal_ends_it_at_once) {
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const auto began = std::chrono::steady_clock::now();
   server.program.signal(SIGTERM);
-  EXPECT_EQ(server.program.wait(), 128 + SIGTERM);
+  EXPECT_EQ(server.program.wait().exit_code, 128 + SIGTERM);
   EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(5));
 }
 
@@ -168,7 +166,8 @@ TEST(Serve, requests_left_after_the_grace_time_end_as_cancelled) {
   client.send(long_request(1));
   ASSERT_TRUE(client.receive().has_value());
   server.program.signal(SIGTERM);
-  EXPECT_EQ(server.program.wait(), 0) << server.program.errors;
+  const auto ended = server.program.wait();
+  EXPECT_EQ(ended.exit_code, 0) << ended.err;
   v1::End end;
   while (const auto m = client.receive(std::chrono::milliseconds(500))) {
     if (m->has_end()) end = m->end();
@@ -177,25 +176,21 @@ TEST(Serve, requests_left_after_the_grace_time_end_as_cancelled) {
 }
 
 TEST(Serve, wrong_options_and_addresses_are_one_clear_line_and_1) {
-  const auto error = [](const std::vector<std::string>& more) {
-    std::vector<std::string> arguments = {"serve", "--model", testing::quickstart_model(), "--quiet"};
+  const auto serve = [](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"serve", "--model", e2e::quickstart_model(), "--quiet"};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    Program server(arguments);
-    EXPECT_EQ(server.wait(), 1);
-    EXPECT_EQ(std::count(server.errors.begin(), server.errors.end(), '\n'), 1) << server.errors;
-    return server.errors;
+    return run_program(arguments);
   };
-  EXPECT_NE(error({"--bind", "tcp://0.0.0.0:*"}).find("allow_remote"), std::string::npos);
-  EXPECT_NE(error({"--set", R"(transport=[{plugin="zeromq",bnd="x"}])"}).find("bind"), std::string::npos);
-  EXPECT_NE(error({"--set", R"(transport=[{plugin="zermq"}])"}).find("zeromq"), std::string::npos);
+  expect_one_clear_error(serve({"--bind", "tcp://0.0.0.0:*"}), {"allow_remote"});
+  expect_one_clear_error(serve({"--set", R"(transport=[{plugin="zeromq",bnd="x"}])"}), {"bnd", "bind"});
+  expect_one_clear_error(serve({"--set", R"(transport=[{plugin="zermq"}])"}), {"zermq", "zeromq"});
   const Server server;
-  EXPECT_NE(error({"--bind", server.address}).find(server.address), std::string::npos);
+  expect_one_clear_error(serve({"--bind", server.address}), {server.address});
 }
 
 TEST(Serve, a_client_without_a_server_says_so_and_ends_with_1) {
-  Program client({"client", "--server", "tcp://127.0.0.1:1", "--prompt", "x"});
-  EXPECT_EQ(client.wait(), 1);
-  EXPECT_NE(client.errors.find("tcp://127.0.0.1:1"), std::string::npos) << client.errors;
+  expect_one_clear_error(run_program({"client", "--server", "tcp://127.0.0.1:1", "--prompt", "x"}),
+                         {"tcp://127.0.0.1:1"});
 }
 
 TEST(Serve, info_names_model_layers_and_plugins) {
@@ -213,15 +208,15 @@ TEST(Serve, info_names_model_layers_and_plugins) {
 TEST(Serve, drain_is_refused_unless_allowed) {
   {
     const Server server;
-    Program client({"client", "--server", server.address, "--drain"});
-    EXPECT_EQ(client.wait(), 1);
+    RunningProgram client({"client", "--server", server.address, "--drain"});
+    EXPECT_EQ(client.wait().exit_code, 1);
     EXPECT_EQ(client_json(server, {"--health"})["state"], "serving");
   }
   const Server server({"--allow-control"});
   EXPECT_EQ(client_json(server, {"--drain"})["state"], "draining");
   EXPECT_EQ(client_json(server, {"--health"})["state"], "draining");
-  Program client({"client", "--server", server.address, "--prompt", "x"});
-  EXPECT_EQ(client.wait(), 1);
+  RunningProgram client({"client", "--server", server.address, "--prompt", "x"});
+  EXPECT_EQ(client.wait().exit_code, 1);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // patchbay client: a prompt to a server, its text back; or a question about the server.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -33,6 +34,7 @@ struct ClientFlags {
   uint64_t seed = 0;
   int32_t priority = 0;
   int64_t deadline_ms = 0;
+  bool ignore_end = false;
   double timeout_s = 5;
   bool health = false;
   bool info = false;
@@ -93,6 +95,7 @@ moe::Result<v1::ClientMessage> request_of(const ClientFlags& flags) {
   g->set_seed(flags.seed);
   g->set_priority(flags.priority);
   g->set_deadline_ms(flags.deadline_ms);
+  g->set_ignore_end(flags.ignore_end);
   for (const std::string& s : flags.stop) g->add_stop(s);
   if (flags.has_temperature) (*g->mutable_sampling())["temperature"].set_number(flags.temperature);
   for (const std::string& text : flags.parameters) {
@@ -126,6 +129,9 @@ class Stream {
     auto probed = false;
     while (true) {
       cancel_if_interrupted();
+      if (cancelled_ && Clock::now() - cancelled_at_ > flags_.timeout()) {
+        return moe::Error{MOE_UNAVAILABLE, "server: expected it to end the cancelled request, got nothing"};
+      }
       MOE_ASSIGN(const auto message, server_.receive(kTick));
       if (message) {
         last_heard = Clock::now();
@@ -151,6 +157,7 @@ class Stream {
   void cancel_if_interrupted() {
     if (cancelled_ || !interrupted()) return;
     cancelled_ = true;
+    cancelled_at_ = Clock::now();
     v1::ClientMessage message;
     message.set_request(kRequest);
     message.mutable_cancel();
@@ -187,6 +194,7 @@ class Stream {
   std::vector<int32_t> ids_;
   uint64_t sequence_ = 0;
   bool cancelled_ = false;
+  Clock::time_point cancelled_at_;
   std::optional<v1::End> end_;
 };
 
@@ -275,6 +283,7 @@ void print_info(const v1::Info& info) {
     }
   }
   for (const v1::Plugin& p : info.plugins()) fmt::print("{} {} {}\n", p.kind(), p.name(), p.version());
+  fmt::print("sampling parameters: {}\n", fmt::join(info.sampling(), ", "));
 }
 
 void show_info(const ClientFlags& flags) {
@@ -301,6 +310,7 @@ void show_info(const ClientFlags& flags) {
                            {"vocabulary", info.n_vocab()},
                            {"has_text", info.has_text()},
                            {"has_chat", info.has_chat()},
+                           {"sampling", std::vector<std::string>(info.sampling().begin(), info.sampling().end())},
                            {"layers", layers},
                            {"plugins", plugins}}));
 }
@@ -349,6 +359,7 @@ void add_client(CLI::App& app) {
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
   command->add_option("--stop", flags->stop, "end before this text")->type_name("TEXT")->allow_extra_args(false);
+  command->add_flag("--ignore-end", flags->ignore_end, "go on through the model's end-of-text token");
   command->add_option("--priority", flags->priority, "higher goes first where requests wait")->type_name("N");
   command->add_option("--deadline-ms", flags->deadline_ms, "fail if it is not done by then")->type_name("MS");
   command->add_option("--timeout", flags->timeout_s, "seconds to wait for a sign of life")

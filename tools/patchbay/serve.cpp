@@ -1,6 +1,7 @@
 // patchbay serve: the model behind its transports, until a signal.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -83,7 +84,12 @@ v1::Info info_of(const Session& session, const std::vector<PluginChoice>& transp
     add_plugin(*session.registry, "router", layer.router, info);
     add_plugin(*session.registry, "expert", layer.expert, info);
   }
-  for (const std::string& link : session.chain->names()) add_plugin(*session.registry, "sampler", link, info);
+  const auto links = session.registry->names("sampler");
+  for (const std::string& name : session.chain->names()) {
+    info.add_sampling(name);  // a link's own name, or one of its options
+    if (std::find(links.begin(), links.end(), name) != links.end())
+      add_plugin(*session.registry, "sampler", name, info);
+  }
   for (const PluginChoice& t : transports) add_plugin(*session.registry, "transport", t.plugin, info);
   return info;
 }
