@@ -217,4 +217,4 @@ class Reference final : public moe::Backend {
 
 }  // namespace
 
-MOE_PLUGIN("backend_reference", "0.1.0", "MIT", "Patchbay", Reference)
+MOE_PLUGIN("backend_reference", "0.1.0", "Apache-2.0", "Patchbay", Reference)

@@ -250,4 +250,4 @@ class SwiGlu : public moe::Expert {
 
 }  // namespace
 
-MOE_PLUGIN("expert_swiglu", "0.1.0", "MIT", "Patchbay", SwiGlu)
+MOE_PLUGIN("expert_swiglu", "0.1.0", "Apache-2.0", "Patchbay", SwiGlu)

@@ -55,4 +55,4 @@ class Grouped : public moe::OpRouter {
 
 }  // namespace
 
-MOE_PLUGIN("router_grouped", "0.1.0", "MIT", "Patchbay", Grouped)
+MOE_PLUGIN("router_grouped", "0.1.0", "Apache-2.0", "Patchbay", Grouped)

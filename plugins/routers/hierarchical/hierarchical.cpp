@@ -53,4 +53,4 @@ class Hierarchical : public moe::OpRouter {
 
 }  // namespace
 
-MOE_PLUGIN("router_hierarchical", "0.1.0", "MIT", "Patchbay", Hierarchical)
+MOE_PLUGIN("router_hierarchical", "0.1.0", "Apache-2.0", "Patchbay", Hierarchical)

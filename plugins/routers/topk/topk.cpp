@@ -40,4 +40,4 @@ class TopK : public moe::OpRouter {
 
 }  // namespace
 
-MOE_PLUGIN("router_topk", "0.1.0", "MIT", "Patchbay", TopK)
+MOE_PLUGIN("router_topk", "0.1.0", "Apache-2.0", "Patchbay", TopK)

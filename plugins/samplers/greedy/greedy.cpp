@@ -21,4 +21,4 @@ class Greedy : public moe::Sampler {
 
 }  // namespace
 
-MOE_PLUGIN("sampler_greedy", "0.1.0", "MIT", "Patchbay", Greedy)
+MOE_PLUGIN("sampler_greedy", "0.1.0", "Apache-2.0", "Patchbay", Greedy)

@@ -82,4 +82,4 @@ class LogitBias : public moe::Sampler {
 
 }  // namespace
 
-MOE_PLUGIN("sampler_logit_bias", "0.1.0", "MIT", "Patchbay", LogitBias)
+MOE_PLUGIN("sampler_logit_bias", "0.1.0", "Apache-2.0", "Patchbay", LogitBias)

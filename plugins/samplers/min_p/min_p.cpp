@@ -37,4 +37,4 @@ class MinP : public moe::Sampler {
 
 }  // namespace
 
-MOE_PLUGIN("sampler_min_p", "0.1.0", "MIT", "Patchbay", MinP)
+MOE_PLUGIN("sampler_min_p", "0.1.0", "Apache-2.0", "Patchbay", MinP)

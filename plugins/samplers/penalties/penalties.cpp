@@ -87,4 +87,4 @@ class Penalties : public moe::Sampler {
 
 }  // namespace
 
-MOE_PLUGIN("sampler_penalties", "0.1.0", "MIT", "Patchbay", Penalties)
+MOE_PLUGIN("sampler_penalties", "0.1.0", "Apache-2.0", "Patchbay", Penalties)

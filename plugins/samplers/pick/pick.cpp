@@ -59,4 +59,4 @@ class Pick : public moe::Sampler {
 
 }  // namespace
 
-MOE_PLUGIN("sampler_pick", "0.1.0", "MIT", "Patchbay", Pick)
+MOE_PLUGIN("sampler_pick", "0.1.0", "Apache-2.0", "Patchbay", Pick)

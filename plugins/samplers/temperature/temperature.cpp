@@ -43,4 +43,4 @@ class Temperature : public moe::Sampler {
 
 }  // namespace
 
-MOE_PLUGIN("sampler_temperature", "0.1.0", "MIT", "Patchbay", Temperature)
+MOE_PLUGIN("sampler_temperature", "0.1.0", "Apache-2.0", "Patchbay", Temperature)

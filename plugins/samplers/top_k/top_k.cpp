@@ -62,4 +62,4 @@ class TopK : public moe::Sampler {
 
 }  // namespace
 
-MOE_PLUGIN("sampler_top_k", "0.1.0", "MIT", "Patchbay", TopK)
+MOE_PLUGIN("sampler_top_k", "0.1.0", "Apache-2.0", "Patchbay", TopK)

@@ -80,4 +80,4 @@ class TopP : public moe::Sampler {
 
 }  // namespace
 
-MOE_PLUGIN("sampler_top_p", "0.1.0", "MIT", "Patchbay", TopP)
+MOE_PLUGIN("sampler_top_p", "0.1.0", "Apache-2.0", "Patchbay", TopP)
