@@ -121,4 +121,4 @@ class Cpu final : public Backend {
 }  // namespace
 }  // namespace moe::cpu
 
-MOE_PLUGIN("backend_cpu", "0.1.0", "MIT", "Patchbay", moe::cpu::Cpu)
+MOE_PLUGIN("backend_cpu", "0.1.0", "Apache-2.0", "Patchbay", moe::cpu::Cpu)

@@ -29,11 +29,11 @@ struct I8Block {
   int32_t minus_sum[2];  // of each group's q: weights are kept as q + 128 or q + 8, which this takes back
 };
 inline constexpr int64_t kI8BlockElements = 64;
-// Panels of integers hold such blocks too: of each 16 rows, int8 as [2 groups][8][16 rows][4 k] bytes q + 128, int4 as
-// [2 groups][4][16 rows][4] bytes whose low half is k + j and whose high half k + 16 + j as q + 8; then f16 scales [2
-// groups][16 rows].
-inline constexpr int64_t kI8PanelBytes = 2 * 512 + 64;
-inline constexpr int64_t kI4PanelBytes = 2 * 256 + 64;
+// Panels of integers hold 64 k in lines of 64 bytes, four bytes a row: for each of the two groups int8 has eight lines,
+// line j with the bytes q + 128 of k 4 j .. 4 j + 3; int4 four lines, whose low halves are q + 8 of those k and whose
+// high halves q + 8 of k + 16. The last line holds the f16 scales, [2 groups][16 rows].
+inline constexpr int64_t kI8BlockLines = 2 * 8 + 1;
+inline constexpr int64_t kI4BlockLines = 2 * 4 + 1;
 
 inline constexpr int64_t kPanel = 16;       // output rows that are interleaved
 inline constexpr int64_t kBlockPanels = 4;  // panels that one product call may take
@@ -47,8 +47,9 @@ inline constexpr int64_t kScoreStride = kPositions + 16;
 // the other, from zero, so that neither the shape of the register tile nor the blocking of k shows. With bf16 rows: two
 // products a step, as the processor's dot instruction adds them.
 struct ProductArgs {
-  const char* w;         // the first panel
+  const char* w;         // the first panel's first unit
   int64_t panel_bytes;   // from one panel to the next
+  int64_t step_bytes;    // from one unit to the next
   int64_t n_panels;      // 1 .. kBlockPanels
   const void* const* x;  // [m]
   int64_t m;             // 1 .. kMaxRows

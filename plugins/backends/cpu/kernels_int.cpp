@@ -18,30 +18,31 @@ using VI = hn::Vec<DI>;
 
 // Half of the accumulators hold a group's sums, the other half the rows'.
 inline constexpr int kHalf = kAccumulators / 2;
-inline constexpr int64_t kIntPrefetchBytes = 2048;
+inline constexpr int64_t kIntPrefetchBytes = 1024;
 
 // How a panel's integers come out: step j of a group gives bytes q + kOffset of k 4 j .. 4 j + 3, one 32-bit lane a
 // row.
 struct Int8 {
   static constexpr int kShift = 7;  // kOffset as a power of two
-  static constexpr int64_t kBlockBytes = kI8PanelBytes;
-  static constexpr int64_t kGroupBytes = 512;
-  static HWY_INLINE VU bytes(const char* group, int j, int v) {
-    return hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * 64) + v * kLanes);
+  static constexpr int64_t kGroupLines = 8;
+  static HWY_INLINE VU bytes(const char* group, int64_t step_bytes, int j, int v) {
+    return hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * step_bytes) + v * kLanes);
   }
 };
 struct Int4 {
   static constexpr int kShift = 3;
-  static constexpr int64_t kBlockBytes = kI4PanelBytes;
-  static constexpr int64_t kGroupBytes = 256;
-  static HWY_INLINE VU bytes(const char* group, int j, int v) {
-    const VU both = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j % 4 * 64) + v * kLanes);
+  static constexpr int64_t kGroupLines = 4;
+  static HWY_INLINE VU bytes(const char* group, int64_t step_bytes, int j, int v) {
+    const VU both = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j % 4 * step_bytes) + v * kLanes);
     return hn::And(j < 4 ? both : hn::ShiftRight<4>(both), hn::Set(DU(), 0x0f0f0f0fU));
   }
 };
+// Lines of 64 bytes that a panel has for 64 k: those of two groups, and one of scales.
 template <typename W>
-HWY_INLINE VF scales_of(const char* block, int group, int v) {
-  return load_f16(reinterpret_cast<const uint16_t*>(block + 2 * W::kGroupBytes) + group * 16 + v * kLanes);
+inline constexpr int64_t kBlockLines = 2 * W::kGroupLines + 1;
+template <typename W>
+HWY_INLINE VF scales_of(const char* block, int64_t step_bytes, int group, int v) {
+  return load_f16(reinterpret_cast<const uint16_t*>(block + 2 * W::kGroupLines * step_bytes) + group * 16 + v * kLanes);
 }
 
 // sum + the products of four unsigned bytes a lane with the four signed bytes of x, exactly.
@@ -78,8 +79,8 @@ HWY_INLINE int32_t load_i32(const void* p) {
 
 // One register tile over the blocks of k in [k0, k1), integer activations.
 template <typename W, int kT, int kR>
-void multiply_i8(const char* w, int64_t panel_bytes, const void* const* rows, int64_t k0, int64_t k1, bool first,
-                 float* c) {
+void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const void* const* rows, int64_t k0,
+                 int64_t k1, bool first, float* c) {
   const DF d;
   constexpr int kN = kR * kVectors;
   VF acc[kT][kN];
@@ -90,7 +91,7 @@ void multiply_i8(const char* w, int64_t panel_bytes, const void* const* rows, in
   }
   const int64_t end = (k1 + kI8BlockElements - 1) / kI8BlockElements;
   for (int64_t b = k0 / kI8BlockElements; b < end; ++b) {
-    const char* block = w + b * W::kBlockBytes;
+    const char* block = w + b * kBlockLines<W> * step_bytes;
     for (int g = 0; g < 2; ++g) {
       VI sum[kT][kN];
 #pragma GCC unroll 16
@@ -100,11 +101,11 @@ void multiply_i8(const char* w, int64_t panel_bytes, const void* const* rows, in
 #pragma GCC unroll 16
         for (int r = 0; r < kN; ++r) sum[t][r] = start;
       }
-      const char* group = block + g * W::kGroupBytes;
+      const char* group = block + g * W::kGroupLines * step_bytes;
       for (int j = 0; j < 8; ++j) {
 #pragma GCC unroll 16
         for (int r = 0; r < kN; ++r) {
-          const VU bytes = W::bytes(group + r / kVectors * panel_bytes, j, r % kVectors);
+          const VU bytes = W::bytes(group + r / kVectors * panel_bytes, step_bytes, j, r % kVectors);
 #pragma GCC unroll 16
           for (int t = 0; t < kT; ++t) {
             sum[t][r] = dot4(sum[t][r], bytes, load_i32(static_cast<const I8Block*>(rows[t])[b].q + 32 * g + 4 * j));
@@ -113,7 +114,7 @@ void multiply_i8(const char* w, int64_t panel_bytes, const void* const* rows, in
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kN; ++r) {
-        const VF scale = scales_of<W>(block + r / kVectors * panel_bytes, g, r % kVectors);
+        const VF scale = scales_of<W>(block + r / kVectors * panel_bytes, step_bytes, g, r % kVectors);
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
           const VF both = hn::Mul(scale, hn::Set(d, static_cast<const I8Block*>(rows[t])[b].scale[g]));
@@ -131,8 +132,8 @@ void multiply_i8(const char* w, int64_t panel_bytes, const void* const* rows, in
 
 // The same with f32 activations.
 template <typename W, int kT, int kR>
-void multiply_int_f32(const char* w, int64_t panel_bytes, const void* const* rows, int64_t k0, int64_t k1, bool first,
-                      float* c) {
+void multiply_int_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, const void* const* rows, int64_t k0,
+                      int64_t k1, bool first, float* c) {
   const DF d;
   constexpr int kN = kR * kVectors;
   VF acc[kT][kN];
@@ -142,9 +143,9 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, const void* const* row
     for (int r = 0; r < kN; ++r) acc[t][r] = first ? hn::Zero(d) : hn::Load(d, c + t * kBlock + r * kLanes);
   }
   for (int64_t k = k0; k < k1; k += 32) {
-    const char* block = w + k / kI8BlockElements * W::kBlockBytes;
+    const char* block = w + k / kI8BlockElements * kBlockLines<W> * step_bytes;
     const int g = static_cast<int>(k / 32 % 2);
-    const char* group = block + g * W::kGroupBytes;
+    const char* group = block + g * W::kGroupLines * step_bytes;
     const int64_t n = HWY_MIN(k1 - k, 32);
     VF sum[kT][kN];
 #pragma GCC unroll 16
@@ -156,7 +157,8 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, const void* const* row
       VF weight[kN];
 #pragma GCC unroll 16
       for (int r = 0; r < kN; ++r) {
-        const VU bytes = W::bytes(group + r / kVectors * panel_bytes, static_cast<int>(j / 4), r % kVectors);
+        const VU bytes =
+            W::bytes(group + r / kVectors * panel_bytes, step_bytes, static_cast<int>(j / 4), r % kVectors);
         const VU byte = hn::And(hn::ShiftRightSame(bytes, static_cast<int>(j % 4 * 8)), hn::Set(DU(), 0xffU));
         weight[r] = hn::ConvertTo(d, hn::Sub(hn::BitCast(DI(), byte), hn::Set(DI(), 1 << W::kShift)));
       }
@@ -169,7 +171,7 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, const void* const* row
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kN; ++r) {
-      const VF scale = scales_of<W>(block + r / kVectors * panel_bytes, g, r % kVectors);
+      const VF scale = scales_of<W>(block + r / kVectors * panel_bytes, step_bytes, g, r % kVectors);
 #pragma GCC unroll 16
       for (int t = 0; t < kT; ++t) acc[t][r] = hn::MulAdd(sum[t][r], scale, acc[t][r]);
     }
@@ -199,8 +201,9 @@ struct IntF32Rows {
 #if HWY_TARGET == HWY_AVX3
 // As multiply_i8, with the processor's dot product of bytes.
 template <typename W, int kT, int kR>
-__attribute__((target("avx512vnni"))) void multiply_vnni(const char* w, int64_t panel_bytes, const void* const* rows,
-                                                         int64_t k0, int64_t k1, bool first, float* c) {
+__attribute__((target("avx512vnni"))) void multiply_vnni(const char* w, int64_t panel_bytes, int64_t step_bytes,
+                                                         const void* const* rows, int64_t k0, int64_t k1, bool first,
+                                                         float* c) {
   const I8Block* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const I8Block*>(rows[t]) + k0 / kI8BlockElements;
   __m512 acc[kT][kR];
@@ -210,16 +213,8 @@ __attribute__((target("avx512vnni"))) void multiply_vnni(const char* w, int64_t 
     for (int r = 0; r < kR; ++r) acc[t][r] = first ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock + r * kPanel);
   }
   const int64_t n_blocks = (k1 + kI8BlockElements - 1) / kI8BlockElements - k0 / kI8BlockElements;
-  const char* block = w + k0 / kI8BlockElements * W::kBlockBytes;
-  for (int64_t b = 0; b < n_blocks; ++b, block += W::kBlockBytes) {
-    if constexpr (kT <= 2) {
-#pragma GCC unroll 4
-      for (int r = 0; r < kR; ++r) {
-        for (int64_t line = 0; line < W::kBlockBytes; line += 64) {
-          _mm_prefetch(block + r * panel_bytes + kIntPrefetchBytes + line, _MM_HINT_T0);
-        }
-      }
-    }
+  const char* block = w + k0 / kI8BlockElements * kBlockLines<W> * step_bytes;
+  for (int64_t b = 0; b < n_blocks; ++b, block += kBlockLines<W> * step_bytes) {
 #pragma GCC unroll 2
     for (int g = 0; g < 2; ++g) {
       __m512i sum[kT][kR];
@@ -229,12 +224,17 @@ __attribute__((target("avx512vnni"))) void multiply_vnni(const char* w, int64_t 
 #pragma GCC unroll 16
         for (int r = 0; r < kR; ++r) sum[t][r] = start;
       }
-      const char* group = block + g * W::kGroupBytes;
+      const char* group = block + g * W::kGroupLines * step_bytes;
 #pragma GCC unroll 8
       for (int j = 0; j < 8; ++j) {
         __m512i bytes[kR];
 #pragma GCC unroll 16
-        for (int r = 0; r < kR; ++r) bytes[r] = W::bytes(group + r * panel_bytes, j, 0).raw;
+        for (int r = 0; r < kR; ++r) {
+          if (kT <= 2 && j < W::kGroupLines) {
+            _mm_prefetch(group + r * panel_bytes + j * step_bytes + kIntPrefetchBytes, _MM_HINT_T0);
+          }
+          bytes[r] = W::bytes(group + r * panel_bytes, step_bytes, j, 0).raw;
+        }
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
           const __m512i b4 = _mm512_set1_epi32(load_i32(x[t][b].q + 32 * g + 4 * j));
@@ -244,7 +244,7 @@ __attribute__((target("avx512vnni"))) void multiply_vnni(const char* w, int64_t 
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kR; ++r) {
-        const __m512 scale = scales_of<W>(block + r * panel_bytes, g, 0).raw;
+        const __m512 scale = scales_of<W>(block + r * panel_bytes, step_bytes, g, 0).raw;
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
           const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[t][b].scale[g]));

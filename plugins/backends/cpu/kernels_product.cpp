@@ -15,17 +15,15 @@
 HWY_BEFORE_NAMESPACE();
 namespace moe::cpu::HWY_NAMESPACE {
 
-// How f32 rows meet weights of a format: kSteps consecutive k lie together in kBytes bytes of a panel.
+// How f32 rows meet weights of a format: kSteps consecutive k are a unit.
 struct WeightF32 {
   static constexpr int kSteps = 1;
-  static constexpr int64_t kBytes = 64;
   static HWY_INLINE VF load(const char* w, int, int v) {
     return hn::Load(DF(), reinterpret_cast<const float*>(w) + v * kLanes);
   }
 };
 struct WeightF16 {
   static constexpr int kSteps = 1;
-  static constexpr int64_t kBytes = 32;
   static HWY_INLINE VF load(const char* w, int, int v) {
     return Load<MOE_F16>::at(reinterpret_cast<const uint16_t*>(w) + v * kLanes);
   }
@@ -33,7 +31,6 @@ struct WeightF16 {
 // Two k in each 32-bit lane: the even one in the low half.
 struct WeightBF16 {
   static constexpr int kSteps = 2;
-  static constexpr int64_t kBytes = 64;
   static HWY_INLINE VF load(const char* w, int step, int v) {
     const VU both = hn::Load(DU(), reinterpret_cast<const uint32_t*>(w) + v * kLanes);
     return hn::BitCast(DF(), step == 0 ? hn::ShiftLeft<16>(both) : hn::And(both, hn::Set(DU(), 0xffff0000U)));
@@ -59,8 +56,8 @@ HWY_INLINE void multiply_step(const char* w, int64_t panel_bytes, const float* c
 
 // One register tile over k in [k0, k1); `first`: from zero, else from what c holds.
 template <typename W, int kT, int kR>
-void multiply_f32(const char* w, int64_t panel_bytes, const void* const* rows, int64_t k0, int64_t k1, bool first,
-                  float* c) {
+void multiply_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, const void* const* rows, int64_t k0,
+                  int64_t k1, bool first, float* c) {
   const DF d;
   const float* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const float*>(rows[t]);
@@ -70,9 +67,9 @@ void multiply_f32(const char* w, int64_t panel_bytes, const void* const* rows, i
 #pragma GCC unroll 16
     for (int r = 0; r < kR * kVectors; ++r) acc[t][r] = first ? hn::Zero(d) : hn::Load(d, c + t * kBlock + r * kLanes);
   }
-  w += k0 / W::kSteps * W::kBytes;
+  w += k0 / W::kSteps * step_bytes;
   int64_t k = k0;
-  for (; k + W::kSteps <= k1; k += W::kSteps, w += W::kBytes) {
+  for (; k + W::kSteps <= k1; k += W::kSteps, w += step_bytes) {
     if constexpr (kT <= 2) {
 #pragma GCC unroll 16
       for (int r = 0; r < kR; ++r) __builtin_prefetch(w + r * panel_bytes + kPrefetchBytes);
@@ -100,8 +97,9 @@ struct F32Rows {
 // bf16 weights with bf16 rows: vdpbf16ps. Denormals count as zero and the two products are added as the processor does
 // it, so that its bits differ from f32 sums of the same numbers.
 template <int kT, int kR>
-__attribute__((target("avx512bf16"))) void multiply_bf16(const char* w, int64_t panel_bytes, const void* const* rows,
-                                                         int64_t k0, int64_t k1, bool first, float* c) {
+__attribute__((target("avx512bf16"))) void multiply_bf16(const char* w, int64_t panel_bytes, int64_t step_bytes,
+                                                         const void* const* rows, int64_t k0, int64_t k1, bool first,
+                                                         float* c) {
   const uint32_t* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const uint32_t*>(rows[t]);
   __m512 acc[kT][kR];
@@ -110,8 +108,8 @@ __attribute__((target("avx512bf16"))) void multiply_bf16(const char* w, int64_t 
 #pragma GCC unroll 16
     for (int r = 0; r < kR; ++r) acc[t][r] = first ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock + r * kPanel);
   }
-  w += k0 / 2 * 64;
-  for (int64_t pair = k0 / 2; pair < (k1 + 1) / 2; ++pair, w += 64) {
+  w += k0 / 2 * step_bytes;
+  for (int64_t pair = k0 / 2; pair < (k1 + 1) / 2; ++pair, w += step_bytes) {
     __m512bh weight[kR];
 #pragma GCC unroll 16
     for (int r = 0; r < kR; ++r) {

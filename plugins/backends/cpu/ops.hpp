@@ -64,10 +64,11 @@ struct Rows {
   [[nodiscard]] const void* at(int64_t i, int64_t g = 0) const { return first + i * stride + g * group_stride; }
 };
 
-// Sums of rows x[0 .. m) with panels [panel, panel + n_panels) of a group: c [m, kBlock].
+// Sums of rows x[0 .. m) with panels [panel, panel + n_panels) of a group, all of one block: c [m, kBlock].
 inline void multiply(const Kernels& kernels, const moe_weight& w, int64_t group, int64_t panel, int64_t n_panels,
                      RowType type, const void* const* x, int64_t m, float* c) {
-  const ProductArgs args{w.panel(group, panel), w.panel_bytes, n_panels, x, m, w.n_in, c};
+  const PanelPlace place = w.panel(group, panel);
+  const ProductArgs args{place.first, w.unit_bytes, place.step_bytes, n_panels, x, m, w.n_in, c};
   product_of(kernels, w.format, type)(args);
 }
 

@@ -18,7 +18,7 @@ Status embed(const Kernels& kernels, const moe_embed_args& args) {
     }
   }
   // A row of interleaved panels is spread over sixteen times its bytes.
-  spread_rows(n, table.n_in * 4 * table.panel_rows, [&](int64_t i, int32_t) {
+  spread_rows(n, table.n_in * 4 * (table.rows_as_they_are ? 1 : kPanel), [&](int64_t i, int32_t) {
     float* out = at(args.out, i);
     read_row(table, 0, item<int32_t>(args.ids, i), out);
     if (args.scale != 1.0F) kernels.add(args.scale, out, 0.0F, nullptr, out, table.n_in);

@@ -25,8 +25,8 @@ inline constexpr int64_t kDepth = 512;
 // Weights that are read once come from memory: how far ahead of their use they are asked for.
 inline constexpr int64_t kPrefetchBytes = 1024;
 
-using TileFn = void (*)(const char* w, int64_t panel_bytes, const void* const* rows, int64_t k0, int64_t k1, bool first,
-                        float* c);
+using TileFn = void (*)(const char* w, int64_t panel_bytes, int64_t step_bytes, const void* const* rows, int64_t k0,
+                        int64_t k1, bool first, float* c);
 
 // Tiles by rows - 1 and by whether panels are taken singly.
 template <template <int, int> typename Tile, int kBudget = kAccumulators>
@@ -51,7 +51,7 @@ struct Tiles {
       const int64_t left = a.n_panels - p;
       const int take = left >= wide ? wide : (left >= 2 && wide >= 2 ? 2 : 1);
       const TileFn fn = take == wide ? kWide[n - 1] : (take == 2 ? kTwo[n - 1] : kSingle[n - 1]);
-      fn(a.w + p * a.panel_bytes, a.panel_bytes, a.x + i, k0, k1, k0 == 0, a.c + i * kBlock + p * kPanel);
+      fn(a.w + p * a.panel_bytes, a.panel_bytes, a.step_bytes, a.x + i, k0, k1, k0 == 0, a.c + i * kBlock + p * kPanel);
       p += take;
     }
   }

@@ -44,11 +44,15 @@ constexpr const char* kNames[kFormats] = {"f32", "f16", "bf16", "int8", "int4"};
 
 int64_t element_bytes(Format format) { return format == Format::kF32 ? 4 : 2; }
 
-int64_t panel_bytes(Format format, int64_t panel_rows, int64_t n_in) {
+// A unit of a panel of sixteen rows: one k, two of bf16, a line of integers.
+int64_t unit_bytes(Format format) { return format == Format::kF16 ? 32 : 64; }
+
+// Units of a panel.
+int64_t n_units(Format format, int64_t n_in) {
   const int64_t blocks = (n_in + kI8BlockElements - 1) / kI8BlockElements;
-  if (format == Format::kI8) return blocks * kI8PanelBytes;
-  if (format == Format::kI4) return blocks * kI4PanelBytes;
-  return (n_in + 1) / 2 * 2 * panel_rows * element_bytes(format);
+  if (format == Format::kI8) return blocks * kI8BlockLines;
+  if (format == Format::kI4) return blocks * kI4BlockLines;
+  return format == Format::kBF16 ? (n_in + 1) / 2 : n_in;
 }
 
 // How a weight is kept. "auto": as it is stored, or in the narrowest format that holds every value of it: mxfp4's are
@@ -90,9 +94,10 @@ Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Fo
   w->n_out = source.n_out;
   w->n_in = source.n_in;
   w->format = format;
-  w->panel_rows = source.uses == MOE_USE_EMBED ? 1 : kPanel;
-  w->n_panels = (source.n_out + w->panel_rows - 1) / w->panel_rows;
-  w->panel_bytes = panel_bytes(format, w->panel_rows, source.n_in);
+  w->rows_as_they_are = source.uses == MOE_USE_EMBED;
+  w->unit_bytes = w->rows_as_they_are ? source.n_in * element_bytes(format) : unit_bytes(format);
+  w->n_panels = w->rows_as_they_are ? source.n_out : (source.n_out + kPanel - 1) / kPanel;
+  w->panel_bytes = w->rows_as_they_are ? w->unit_bytes : n_units(format, source.n_in) * w->unit_bytes;
   uint64_t n_bytes = 64;  // a product may look ahead
   uint64_t group_bytes = 0;
   if (__builtin_mul_overflow(static_cast<uint64_t>(w->n_panels), static_cast<uint64_t>(w->panel_bytes), &group_bytes))
@@ -105,50 +110,55 @@ Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Fo
   return w;
 }
 
-// Where element k of row r of a panel of floats lies, in elements.
-int64_t element_at(const moe_weight& w, int64_t r, int64_t k) {
-  if (w.format == Format::kBF16) return (k / 2 * w.panel_rows + r) * 2 + k % 2;
-  return k * w.panel_rows + r;
+// Where element k of row r of a panel of floats lies.
+template <typename T>
+T* element_at(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t k) {
+  if (w.rows_as_they_are) return reinterpret_cast<T*>(panel.first) + k;
+  if (w.format == Format::kBF16) return reinterpret_cast<T*>(panel.unit(k / 2)) + 2 * r + k % 2;
+  return reinterpret_cast<T*>(panel.unit(k)) + r;
 }
 
-// The bytes of a block of integers that hold group `group` of a row, and the scale's place.
+// Where a group of a row lies: its lines (see kernels.hpp), and its scale.
 struct GroupPlace {
-  char* bytes;  // of the group's first step, this row
+  const PanelPlace& panel;
+  int64_t first_line;
+  int64_t r;
   uint16_t* scale;
+  [[nodiscard]] char& byte(int64_t k) const { return panel.unit(first_line + k / 4)[4 * r + k % 4]; }
 };
-GroupPlace group_place(const moe_weight& w, char* panel, int64_t r, int64_t group) {
-  const bool wide = w.format == Format::kI8;
-  char* block = panel + group / 2 * (wide ? kI8PanelBytes : kI4PanelBytes);
-  const int64_t group_bytes = wide ? 512 : 256;
-  return {block + group % 2 * group_bytes + 4 * r,
-          reinterpret_cast<uint16_t*>(block + 2 * group_bytes) + group % 2 * kPanel + r};
+GroupPlace group_place(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group) {
+  const int64_t lines = w.format == Format::kI8 ? kI8BlockLines : kI4BlockLines;
+  const int64_t block = group / 2 * lines;
+  auto* scales = reinterpret_cast<uint16_t*>(panel.unit(block + lines - 1));
+  return {panel, block + group % 2 * (lines / 2), r, scales + group % 2 * kPanel + r};
 }
-void put_group(const moe_weight& w, char* panel, int64_t r, int64_t group, uint16_t scale, const int8_t* q) {
+void put_group(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group, uint16_t scale,
+               const int8_t* q) {
   const GroupPlace to = group_place(w, panel, r, group);
   *to.scale = scale;
   if (w.format == Format::kI8) {
-    for (int64_t k = 0; k < kQuantGroup; ++k) to.bytes[k / 4 * 64 + k % 4] = static_cast<char>(q[k] ^ 0x80);
+    for (int64_t k = 0; k < kQuantGroup; ++k) to.byte(k) = static_cast<char>(q[k] ^ 0x80);
     return;
   }
-  for (int64_t k = 0; k < kQuantGroup / 2; ++k) {
-    to.bytes[k / 4 * 64 + k % 4] = static_cast<char>((q[k] + 8) | (q[k + 16] + 8) << 4);
-  }
+  for (int64_t k = 0; k < kQuantGroup / 2; ++k) to.byte(k) = static_cast<char>((q[k] + 8) | (q[k + 16] + 8) << 4);
 }
-void get_group(const moe_weight& w, char* panel, int64_t r, int64_t group, QuantGroup& out) {
+QuantGroup get_group(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group) {
   const GroupPlace from = group_place(w, panel, r, group);
+  QuantGroup out{};
   out.scale = f16_to_f32(*from.scale);
   for (int64_t k = 0; k < kQuantGroup; ++k) {
     if (w.format == Format::kI8) {
-      out.q[k] = static_cast<int8_t>(from.bytes[k / 4 * 64 + k % 4] ^ 0x80);
+      out.q[k] = static_cast<int8_t>(from.byte(k) ^ 0x80);
     } else {
-      const auto byte = static_cast<uint8_t>(from.bytes[k % 16 / 4 * 64 + k % 4]);
+      const auto byte = static_cast<uint8_t>(from.byte(k % 16));
       out.q[k] = static_cast<int8_t>((k < 16 ? byte & 15 : byte >> 4) - 8);
     }
   }
+  return out;
 }
 
 // One row of f32, quantised.
-void quantize_row(const moe_weight& w, const float* values, int64_t r, char* panel) {
+void quantize_row(const moe_weight& w, const float* values, int64_t r, const PanelPlace& panel) {
   for (int64_t k = 0; k < w.n_in; k += kQuantGroup) {
     const int64_t n = std::min(kQuantGroup, w.n_in - k);
     const QuantGroup group = w.format == Format::kI8 ? quantize_int8(values + k, n) : quantize_int4(values + k, n);
@@ -157,7 +167,7 @@ void quantize_row(const moe_weight& w, const float* values, int64_t r, char* pan
 }
 
 // Rows of q8_0 or q4_0 blocks as they are stored (GGUF's layouts, see moe/sdk/codec.hpp).
-void copy_blocks(const moe_weight& w, const char* rows, int64_t n_rows, char* panel) {
+void copy_blocks(const moe_weight& w, const char* rows, int64_t n_rows, const PanelPlace& panel) {
   const bool wide = w.format == Format::kI8;
   const int64_t block_bytes = wide ? 34 : 18;
   for (int64_t r = 0; r < n_rows; ++r) {
@@ -180,50 +190,52 @@ void copy_blocks(const moe_weight& w, const char* rows, int64_t n_rows, char* pa
 }
 
 // One row of f32 into its panel.
-void pack_row(const moe_weight& w, const float* values, int64_t r, char* panel) {
-  if (is_integer(w.format)) return quantize_row(w, values, r, panel);
-  const int64_t step = w.panel_rows;
-  if (w.format == Format::kF32) {
-    auto* out = reinterpret_cast<float*>(panel) + r;
-    for (int64_t k = 0; k < w.n_in; ++k) out[k * step] = values[k];
-  } else if (w.format == Format::kF16) {
-    auto* out = reinterpret_cast<uint16_t*>(panel) + r;
-    for (int64_t k = 0; k < w.n_in; ++k) out[k * step] = f32_to_f16(values[k]);
-  } else {
-    auto* out = reinterpret_cast<uint16_t*>(panel);
-    for (int64_t k = 0; k < w.n_in; ++k) out[element_at(w, r, k)] = f32_to_bf16(values[k]);
+void pack_row(const moe_weight& w, const float* values, int64_t r, const PanelPlace& panel) {
+  switch (w.format) {
+    case Format::kF32:
+      for (int64_t k = 0; k < w.n_in; ++k) *element_at<float>(w, panel, r, k) = values[k];
+      return;
+    case Format::kF16:
+      for (int64_t k = 0; k < w.n_in; ++k) *element_at<uint16_t>(w, panel, r, k) = f32_to_f16(values[k]);
+      return;
+    case Format::kBF16:
+      for (int64_t k = 0; k < w.n_in; ++k) *element_at<uint16_t>(w, panel, r, k) = f32_to_bf16(values[k]);
+      return;
+    default:
+      quantize_row(w, values, r, panel);
   }
 }
 
 // Rows of 16-bit numbers as they are stored (aligned or not); the inner loop transposes elements or pairs of them.
-void copy_rows(const moe_weight& w, const char* values, int64_t n_rows, char* panel) {
+void copy_rows(const moe_weight& w, const char* values, int64_t n_rows, const PanelPlace& panel) {
   const int64_t stride = w.n_in * 2;
-  if (w.panel_rows == 1) {
-    std::memcpy(panel, values, static_cast<size_t>(stride));
+  if (w.rows_as_they_are) {
+    std::memcpy(panel.first, values, static_cast<size_t>(stride));
     return;
   }
   if (w.format == Format::kBF16) {
     for (int64_t pair = 0; pair < w.n_in / 2; ++pair) {
-      for (int64_t r = 0; r < n_rows; ++r)
-        std::memcpy(panel + (pair * kPanel + r) * 4, values + r * stride + pair * 4, 4);
+      char* unit = panel.unit(pair);
+      for (int64_t r = 0; r < n_rows; ++r) std::memcpy(unit + r * 4, values + r * stride + pair * 4, 4);
     }
     if (w.n_in % 2 == 0) return;
-    for (int64_t r = 0; r < n_rows; ++r) {
-      std::memcpy(panel + (w.n_in / 2 * kPanel + r) * 4, values + (r + 1) * stride - 2, 2);
-    }
+    char* unit = panel.unit(w.n_in / 2);
+    for (int64_t r = 0; r < n_rows; ++r) std::memcpy(unit + r * 4, values + (r + 1) * stride - 2, 2);
     return;
   }
   for (int64_t k = 0; k < w.n_in; ++k) {
-    for (int64_t r = 0; r < n_rows; ++r) std::memcpy(panel + (k * kPanel + r) * 2, values + r * stride + k * 2, 2);
+    char* unit = panel.unit(k);
+    for (int64_t r = 0; r < n_rows; ++r) std::memcpy(unit + r * 2, values + r * stride + k * 2, 2);
   }
 }
 
 // Rows of one panel from the source into place.
 void pack_panel(const moe_weight_source& source, const moe_weight& w, int64_t group, int64_t index, const void* raw,
                 float* scratch) {
-  const int64_t first = index * w.panel_rows;
-  const int64_t n = std::min(w.panel_rows, w.n_out - first);
-  char* panel = w.panel(group, index);
+  const int64_t rows = w.rows_as_they_are ? 1 : kPanel;
+  const int64_t first = index * rows;
+  const int64_t n = std::min(rows, w.n_out - first);
+  const PanelPlace panel = w.panel(group, index);
   if (raw != nullptr && is_integer(w.format)) {
     const int64_t row_bytes = w.n_in / kQuantGroup * (w.format == Format::kI8 ? 34 : 18);
     return copy_blocks(w, static_cast<const char*>(raw) + first * row_bytes, n, panel);
@@ -240,7 +252,7 @@ void pack(const moe_weight_source& source, const moe_weight& w) {
   const bool as_stored =
       same_blocks || ((w.format == Format::kF16 || w.format == Format::kBF16) && encoding == format_name(w.format));
   // Rows that are kept as they are come in lots, so that a task is worth it.
-  const int64_t lot = w.panel_rows == 1 ? 64 : 1;
+  const int64_t lot = w.rows_as_they_are ? 64 : 1;
   const int64_t tasks = (w.n_panels + lot - 1) / lot;
   std::vector<std::vector<float>> scratch(static_cast<size_t>(n_threads()));
   std::vector<std::atomic<int64_t>> left(static_cast<size_t>(w.n_groups));
@@ -249,7 +261,7 @@ void pack(const moe_weight_source& source, const moe_weight& w) {
     const int64_t group = task / tasks;
     const void* raw = as_stored && source.raw != nullptr ? source.raw(source.context, group) : nullptr;
     auto& rows = scratch[static_cast<size_t>(thread)];
-    if (raw == nullptr) rows.resize(static_cast<size_t>(w.panel_rows * w.n_in));
+    if (raw == nullptr) rows.resize(static_cast<size_t>((w.rows_as_they_are ? 1 : kPanel) * w.n_in));
     const int64_t end = std::min(w.n_panels, (task % tasks + 1) * lot);
     for (int64_t p = task % tasks * lot; p < end; ++p) pack_panel(source, w, group, p, raw, rows.data());
     if (--left[static_cast<size_t>(group)] == 0 && source.done != nullptr) source.done(source.context, group);
@@ -273,27 +285,26 @@ Result<moe_prepared> prepare_weight(const moe_weight_source& source) {
 }
 
 void read_row(const moe_weight& w, int64_t group, int64_t row, float* out) {
-  char* panel = w.panel(group, row / w.panel_rows);
-  const int64_t r = row % w.panel_rows;
-  if (is_integer(w.format)) {
-    QuantGroup g{};
-    for (int64_t k = 0; k < w.n_in; ++k) {
-      if (k % kQuantGroup == 0) get_group(w, panel, r, k / kQuantGroup, g);
-      out[k] = g.scale * static_cast<float>(g.q[k % kQuantGroup]);
-    }
-    return;
+  const int64_t rows = w.rows_as_they_are ? 1 : kPanel;
+  const PanelPlace panel = w.panel(group, row / rows);
+  const int64_t r = row % rows;
+  switch (w.format) {
+    case Format::kF32:
+      for (int64_t k = 0; k < w.n_in; ++k) out[k] = *element_at<float>(w, panel, r, k);
+      return;
+    case Format::kF16:
+      for (int64_t k = 0; k < w.n_in; ++k) out[k] = f16_to_f32(*element_at<uint16_t>(w, panel, r, k));
+      return;
+    case Format::kBF16:
+      for (int64_t k = 0; k < w.n_in; ++k) out[k] = bf16_to_f32(*element_at<uint16_t>(w, panel, r, k));
+      return;
+    default:
+      for (int64_t k = 0; k < w.n_in; k += kQuantGroup) {
+        const QuantGroup g = get_group(w, panel, r, k / kQuantGroup);
+        for (int64_t i = k; i < std::min(w.n_in, k + kQuantGroup); ++i)
+          out[i] = g.scale * static_cast<float>(g.q[i - k]);
+      }
   }
-  if (w.format == Format::kF32) {
-    const auto* from = reinterpret_cast<const float*>(panel);
-    for (int64_t k = 0; k < w.n_in; ++k) out[k] = from[element_at(w, r, k)];
-    return;
-  }
-  const auto* from = reinterpret_cast<const uint16_t*>(panel);
-  if (w.format == Format::kF16) {
-    for (int64_t k = 0; k < w.n_in; ++k) out[k] = f16_to_f32(from[element_at(w, r, k)]);
-    return;
-  }
-  for (int64_t k = 0; k < w.n_in; ++k) out[k] = bf16_to_f32(from[element_at(w, r, k)]);
 }
 
 constexpr moe_backend_rows kRowsExtension = [] {
@@ -304,8 +315,8 @@ constexpr moe_backend_rows kRowsExtension = [] {
     shape[2] = weight->n_in;
   };
   rows.row = [](const moe_weight* weight, int64_t group, int64_t row, float* scratch) -> const float* {
-    if (weight->panel_rows == 1 && weight->format == Format::kF32) {
-      return reinterpret_cast<const float*>(weight->panel(group, row));
+    if (weight->rows_as_they_are && weight->format == Format::kF32) {
+      return reinterpret_cast<const float*>(weight->panel(group, row).first);
     }
     read_row(*weight, group, row, scratch);
     return scratch;
