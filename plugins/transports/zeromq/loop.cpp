@@ -14,6 +14,11 @@ constexpr int kReceiveBatch = 64;  // messages handled before events go out agai
 // When to try again to send to a peer whose connection takes nothing, for libzmq does not say when it does again. Soon
 // while it helps: a reader that catches up gets as much per try as its connection buffers.
 constexpr std::chrono::milliseconds kSoon{1};
+// Events that libzmq buffers for a connection, beside our queue: as many go per try, so this bounds the rate to a
+// reader that was behind. 4 gave 4,000 a second, and a reader that kept up with everything else was cut.
+constexpr int kSocketEvents = 128;
+// Bytes that the kernel buffers for a connection; left to itself it takes megabytes for each client that does not read.
+constexpr int kSendBufferBytes = 256 * 1024;
 constexpr std::chrono::milliseconds kLate{20};
 constexpr std::chrono::milliseconds kIdle{1000};
 
@@ -44,7 +49,8 @@ void Loop::configure() {
               true);  // without it, events for a full or vanished peer disappear silently
   socket_.set(zmq::sockopt::linger, 0);
   socket_.set(zmq::sockopt::maxmsgsize, options_.max_message_bytes);
-  socket_.set(zmq::sockopt::sndhwm, static_cast<int>(options_.send.events));
+  socket_.set(zmq::sockopt::sndhwm, kSocketEvents);
+  socket_.set(zmq::sockopt::sndbuf, kSendBufferBytes);
   socket_.set(zmq::sockopt::rcvhwm, kReceiveBatch);
   socket_.set(zmq::sockopt::handshake_ivl, options_.handshake_ms);
   if (options_.heartbeat_ms > 0) {  // finds hosts that vanished without a word; a hung process it does not

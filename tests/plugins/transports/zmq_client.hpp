@@ -28,11 +28,13 @@ class ZmqClient {
     }
   }
   void send(const v1::ClientMessage& message) { send_frames({message.SerializeAsString()}); }
-  void generate(uint64_t request, std::string_view text, int64_t max_tokens = 0) {
+  // With `logprobs` the events are as large as the test likes.
+  void generate(uint64_t request, std::string_view text, int64_t max_tokens = 0, int logprobs = -1) {
     v1::ClientMessage m;
     m.set_request(request);
     m.mutable_generate()->set_text(std::string(text));
     m.mutable_generate()->set_max_tokens(max_tokens);
+    if (logprobs >= 0) m.mutable_generate()->set_logprobs(logprobs);
     send(m);
   }
   void cancel(uint64_t request) {
