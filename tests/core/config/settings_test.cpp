@@ -1,0 +1,77 @@
+#include "core/config/settings.hpp"
+
+#include <gtest/gtest.h>
+
+namespace patchbay {
+namespace {
+
+std::string error_of(std::string_view text) {
+  const auto settings = settings_from_text(text, "a.toml");
+  return settings.ok() ? "" : settings.error().message;
+}
+
+TEST(Settings, an_empty_file_gives_the_defaults) {
+  const auto settings = settings_from_text("", "a.toml");
+  ASSERT_TRUE(settings.ok()) << settings.error().message;
+  EXPECT_EQ(settings->backends.front().plugin, "auto");
+  EXPECT_EQ(settings->model.precision, "auto");
+  EXPECT_FALSE(settings->router.has_value());
+  EXPECT_EQ(settings->engine.batch_size, 32);
+}
+
+TEST(Settings, an_unknown_key_is_named_with_its_place_and_the_nearest_right_one) {
+  const std::string error = error_of("[engine]\nbatch_sise = 3\n");
+  EXPECT_NE(error.find("a.toml: line 2, column 1"), std::string::npos) << error;
+  EXPECT_NE(error.find("did you mean \"batch_size\"?"), std::string::npos) << error;
+}
+
+TEST(Settings, a_wrong_type_says_what_was_expected_and_what_came) {
+  const std::string error = error_of("[engine]\nbatch_size = \"many\"\n");
+  EXPECT_NE(error.find("engine.batch_size: expected an integer in [1, 4096], got \"many\""), std::string::npos)
+      << error;
+  EXPECT_NE(error_of("model = 3").find("model: expected a table, got 3"), std::string::npos) << error_of("model = 3");
+}
+
+TEST(Settings, a_value_out_of_range_is_refused) {
+  EXPECT_NE(error_of("[engine]\nbatch_size = 0\n").find("got 0"), std::string::npos);
+  EXPECT_NE(error_of("[model]\nprecision = \"fp13\"\n").find("expected one of"), std::string::npos);
+}
+
+TEST(Settings, layers_are_matched_by_number_range_and_all) {
+  const auto settings = settings_from_text(
+      "[[layer]]\nmatch = \"4-\"\nrouter = { plugin = \"topk\", k = 2 }\n[[layer]]\nmatch = 1\nbackend = "
+      "\"cpu\"\n[[layer]]\nmatch = \"2-3\"\nbackend = { "
+      "attention = \"cpu\", experts = \"reference\" }\n",
+      "a.toml");
+  ASSERT_TRUE(settings.ok()) << settings.error().message;
+  ASSERT_EQ(settings->layers.size(), 3U);
+  EXPECT_EQ(settings->layers[0].first, 4);
+  EXPECT_EQ(settings->layers[0].router->plugin, "topk");
+  EXPECT_EQ(settings->layers[1].last, 1);
+  EXPECT_EQ(settings->layers[1].expert_backend, "cpu");
+  EXPECT_EQ(settings->layers[2].expert_backend, "reference");
+  for (const char* bad : {"", "-", "3-2", "x", "1-y", "--1"}) {
+    EXPECT_NE(error_of("[[layer]]\nmatch = \"" + std::string(bad) + "\"\n").find("layer.match"), std::string::npos)
+        << bad;
+  }
+}
+
+TEST(Settings, overrides_lie_on_top_of_the_file_and_take_plain_words) {
+  const auto settings = load_settings(
+      "", {"router.plugin=topk", "router.k=2", "transport=[{plugin=\"zeromq\",bind=\"tcp://127.0.0.1:5757\"}]"});
+  ASSERT_TRUE(settings.ok()) << settings.error().message;
+  EXPECT_EQ(settings->router->plugin, "topk");
+  ASSERT_EQ(settings->router->options.size(), 1U);
+  EXPECT_EQ(std::get<int64_t>(settings->router->options[0].value), 2);
+  ASSERT_EQ(settings->transports.size(), 1U);
+  EXPECT_FALSE(load_settings("", {"router.k"}).ok());
+  EXPECT_FALSE(load_settings("", {"transport=[{plugin="}).ok());
+}
+
+TEST(Settings, nesting_100000_deep_is_an_error_with_a_place) {
+  const std::string error = error_of("a = " + std::string(100000, '['));
+  EXPECT_NE(error.find("a.toml: line 1"), std::string::npos) << error;
+}
+
+}  // namespace
+}  // namespace patchbay
