@@ -128,7 +128,6 @@ moe::Result<std::shared_ptr<Library>> Library::load(const std::filesystem::path&
   std::shared_ptr<Library> self(new Library());
   self->path_ = path;
   self->handle_ = std::make_unique<Handle>();
-  boost::dll::fs::error_code ec;
   std::string why;
   try {
     self->handle_->library.load(boost::dll::fs::path(path.string()), boost::dll::load_mode::rtld_now | boost::dll::load_mode::rtld_local);
