@@ -382,11 +382,17 @@ class LatentAttention final : public AttentionPart {
                        ctx.precision.encoding);
   }
 
-  moe::Status build_absorbed(StepDevice& device, BuildContext& ctx) {
-    const int64_t n = ctx.limits.max_tokens;
+  // K_h transposed [kv_rank, nope_dim] and V_h [v_dim, kv_rank] of every head: from one matrix, or stored like that (k_b, v_b).
+  moe::Result<std::pair<MatrixSet, MatrixSet>> up_projections(BuildContext& ctx) const {
+    const auto& map = ctx.spec.layer_tensors;
     const int64_t heads = spec_.n_heads;
+    if (ctx.weights.has(map, "k_b", ctx.layer)) {
+      MOE_ASSIGN(MatrixSet k_up, ctx.weights.matrices(map, "k_b", ctx.layer, heads, spec_.kv_rank, spec_.nope_dim));
+      MOE_ASSIGN(MatrixSet v_up, ctx.weights.matrices(map, "v_b", ctx.layer, heads, spec_.v_dim, spec_.kv_rank));
+      return std::pair(std::move(k_up), std::move(v_up));
+    }
     const int64_t rows = spec_.nope_dim + spec_.v_dim;
-    MOE_ASSIGN(const MatrixSet kv_b, ctx.weights.matrices(ctx.spec.layer_tensors, "kv_b", ctx.layer, 1, heads * rows, spec_.kv_rank));
+    MOE_ASSIGN(const MatrixSet kv_b, ctx.weights.matrices(map, "kv_b", ctx.layer, 1, heads * rows, spec_.kv_rank));
     const TensorSource& whole = kv_b.groups[0][0];
     MatrixSet k_up{kv_b.name, "k_up", spec_.kv_rank, spec_.nope_dim, {}};
     MatrixSet v_up{kv_b.name, "v_up", spec_.v_dim, spec_.kv_rank, {}};
@@ -397,6 +403,14 @@ class LatentAttention final : public AttentionPart {
       k_up.groups.push_back({k_transposed});
       v_up.groups.push_back({v});
     }
+    return std::pair(std::move(k_up), std::move(v_up));
+  }
+
+  moe::Status build_absorbed(StepDevice& device, BuildContext& ctx) {
+    const int64_t n = ctx.limits.max_tokens;
+    const int64_t heads = spec_.n_heads;
+    MOE_ASSIGN(const auto ups, up_projections(ctx));
+    const auto& [k_up, v_up] = ups;
     absorbed_slot_ = device.scratch().request("absorbed", static_cast<uint64_t>(n * heads * latent_dim_) * 4);
     mixed_slot_ = device.scratch().request("mixed", static_cast<uint64_t>(n * heads * spec_.kv_rank) * 4);
     out_slot_ = device.scratch().request("attention_out", static_cast<uint64_t>(n * heads * spec_.v_dim) * 4);

@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "core/model/architecture/architecture.hpp"
-#include "core/model/json/json.hpp"
+#include "core/model/files/model_files.hpp"
 
 namespace patchbay {
 namespace {
@@ -64,7 +64,7 @@ class LoadedModel final : public Model {
   std::shared_ptr<PluginRegistry> registry_;
   std::vector<std::unique_ptr<Device>> devices_;
   std::vector<std::unique_ptr<StepDevice>> step_devices_;
-  std::unique_ptr<Checkpoint> checkpoint_;
+  std::shared_ptr<const Checkpoint> checkpoint_;
   StepDevice* main_ = nullptr;  // embedding, head
   Precision precision_;
   PreparedWeight embedding_;
@@ -88,15 +88,16 @@ class LoadedModel final : public Model {
 
 moe::Status LoadedModel::read_checkpoint(const Settings& settings) {
   const fs::path& path = settings.model.path;
-  if (path.empty()) return moe::invalid("model.path: expected a Hugging Face directory, got none (use --model DIR)");
-  MOE_ASSIGN(const nlohmann::json config, parse_json_file(path / "config.json"));
+  if (path.empty()) return moe::invalid("model.path: expected a model's directory or a .gguf file, got none (use --model PATH)");
+  MOE_ASSIGN(const auto files, ModelFiles::open(path));
+  MOE_ASSIGN(const ModelDescription description, files->describe());
   std::vector<fs::path> folders = settings.architecture_paths;
   folders.push_back(share_dir() / "architectures");
   MOE_ASSIGN(const ArchitectureLibrary library, ArchitectureLibrary::open(folders));
-  auto spec = library.describe(config, settings.model.architecture, settings.model.context);
-  if (!spec.ok()) return spec.error().in((path / "config.json").string());
+  auto spec = library.describe(description, settings.model.architecture, settings.model.context);
+  if (!spec.ok()) return spec.error().in(description.source);
   spec_ = std::move(*spec);
-  MOE_ASSIGN(checkpoint_, open_checkpoint(path));
+  MOE_ASSIGN(checkpoint_, files->checkpoint());
   return {};
 }
 

@@ -157,6 +157,9 @@ moe::Result<MatrixSet> WeightLoader::matrices(const TensorMap& map, const std::s
     if (!good) {
       return moe::invalid(fmt::format("tensor {}: expected [{}, {}] (weight \"{}\"), got {}", found->tensor->name, n_out, n_in, role, shape_text(shape)));
     }
+    if (s.shape().size() == 1 && n_in != 1) {  // one row, stored without its first dimension
+      MOE_ASSIGN(s, s.as_row());
+    }
     if (set.name.empty()) set.name = found->tensor->name;
     set.groups.push_back({s});
   }

@@ -3,9 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 
-#include "core/model/json/json.hpp"
+#include "core/model/files/model_files.hpp"
 
 namespace patchbay {
 
@@ -15,46 +14,7 @@ namespace {
 // can fit.
 constexpr size_t kShrinkAllowance = 4;
 
-moe::Result<int32_t> stop_id(const nlohmann::json& value) {
-  constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
-  if (value.is_number_unsigned() && value.get<uint64_t>() <= static_cast<uint64_t>(kMax)) return value.get<int32_t>();
-  return moe::invalid(fmt::format("eos_token_id: expected a token id or a list of them, got {}", value.type_name()));
-}
-
-// Nothing: the file does not say.
-moe::Result<std::optional<std::vector<int32_t>>> stop_ids_of(const std::filesystem::path& file) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(file, ignored)) return std::optional<std::vector<int32_t>>();
-  MOE_ASSIGN(const nlohmann::json document, parse_json_file(file));
-  if (!document.is_object()) {
-    return moe::invalid(fmt::format("{}: expected an object, got {}", file.string(), document.type_name()));
-  }
-  const auto found = document.find("eos_token_id");
-  if (found == document.end() || found->is_null()) return std::optional<std::vector<int32_t>>();
-  std::vector<int32_t> ids;
-  const auto add = [&](const nlohmann::json& value) -> moe::Status {
-    auto id = stop_id(value);
-    if (!id.ok()) return id.error().in(file.string());
-    ids.push_back(*id);
-    return {};
-  };
-  if (found->is_array()) {
-    for (const auto& value : *found) MOE_TRY(add(value));
-  } else {
-    MOE_TRY(add(*found));
-  }
-  return std::optional(std::move(ids));
-}
-
 }  // namespace
-
-moe::Result<std::vector<int32_t>> read_stop_ids(const std::filesystem::path& model_dir) {
-  for (const char* name : {"generation_config.json", "config.json"}) {
-    MOE_ASSIGN(auto ids, stop_ids_of(model_dir / name));
-    if (ids) return std::move(*ids);
-  }
-  return std::vector<int32_t>();
-}
 
 TextModel::TextModel(std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatFormat> chat,
                      std::vector<int32_t> stop_ids)
@@ -65,20 +25,11 @@ TextModel::TextModel(std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatF
   }
 }
 
-moe::Result<std::unique_ptr<TextModel>> TextModel::load(const std::filesystem::path& model_dir) {
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::error_code ignored;
-  if (std::filesystem::exists(model_dir / "tokenizer.json", ignored)) {
-    MOE_ASSIGN(tokenizer, Tokenizer::load(model_dir / "tokenizer.json"));
-  }
-  std::unique_ptr<ChatFormat> chat;
-  auto format = ChatFormat::load(model_dir);
-  if (format.ok()) {
-    chat = std::make_unique<ChatFormat>(std::move(format).value());
-  } else if (format.error().code != MOE_NOT_FOUND) {
-    return format.error();
-  }
-  MOE_ASSIGN(std::vector<int32_t> stop_ids, read_stop_ids(model_dir));
+moe::Result<std::unique_ptr<TextModel>> TextModel::load(const std::filesystem::path& path) {
+  MOE_ASSIGN(const auto files, ModelFiles::open(path));
+  MOE_ASSIGN(std::unique_ptr<Tokenizer> tokenizer, files->tokenizer());
+  MOE_ASSIGN(std::unique_ptr<ChatFormat> chat, files->chat_format());
+  MOE_ASSIGN(std::vector<int32_t> stop_ids, files->stop_ids());
   return std::make_unique<TextModel>(std::move(tokenizer), std::move(chat), std::move(stop_ids));
 }
 
@@ -98,7 +49,7 @@ moe::Result<std::vector<int32_t>> TextModel::prompt_ids(const Prompt& prompt, in
 moe::Result<std::vector<int32_t>> TextModel::text_ids(const std::string& text, bool add_special,
                                                       int64_t context) const {
   if (tokenizer_ == nullptr)
-    return moe::precondition("prompt: expected token ids (the model has no tokenizer.json), got text");
+    return moe::precondition("prompt: expected token ids (the model has no tokenizer), got text");
   const size_t most = static_cast<size_t>(std::max<int64_t>(context, 1)) * longest_token_bytes_ * kShrinkAllowance;
   if (text.size() > most) {
     return moe::invalid(fmt::format("prompt: expected at most {} tokens, got {} bytes of text", context, text.size()));

@@ -1,4 +1,4 @@
-// TextModel: what turns people's text into a model's token ids and back, as its directory describes it.
+// TextModel: what turns people's text into a model's token ids and back, as its files describe it.
 #pragma once
 
 #include <cstdint>
@@ -31,10 +31,9 @@ using Prompt = std::variant<std::string, ChatPrompt, std::vector<int32_t>>;
 // Tokenizer, chat format and end-of-text ids of a model. Immutable. [thread-safe]
 class TextModel {
  public:
-  // Reads a model's directory: tokenizer.json, the chat template, and eos_token_id (a number or a list) from
-  // generation_config.json, else config.json. Tokenizer and template may be missing; what is there and wrong is an
-  // error.
-  static moe::Result<std::unique_ptr<TextModel>> load(const std::filesystem::path& model_dir);
+  // Reads them from where ModelFiles finds a model. Tokenizer and template may be missing; what is there and wrong is
+  // an error.
+  static moe::Result<std::unique_ptr<TextModel>> load(const std::filesystem::path& path);
 
   // From parts; the first two may be null.
   TextModel(std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatFormat> chat, std::vector<int32_t> stop_ids);
@@ -59,9 +58,5 @@ class TextModel {
   std::vector<int32_t> stop_ids_;
   size_t longest_token_bytes_ = 1;
 };
-
-// The end-of-text ids of a model's directory: eos_token_id of generation_config.json, else of config.json; empty if
-// neither says.
-moe::Result<std::vector<int32_t>> read_stop_ids(const std::filesystem::path& model_dir);
 
 }  // namespace patchbay

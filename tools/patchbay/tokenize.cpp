@@ -3,8 +3,8 @@
 
 #include <iostream>
 
+#include "core/model/files/model_files.hpp"
 #include "core/model/json/json.hpp"
-#include "core/model/tokenizer/tokenizer.hpp"
 #include "tools/patchbay/commands.hpp"
 #include "tools/patchbay/session.hpp"
 
@@ -70,8 +70,10 @@ void tokenize(const TokenizeFlags& flags) {
   common.sets = flags.sets;
   common.model = flags.model;
   const Settings settings = value_or_fail(settings_of(common));
-  if (settings.model.path.empty()) fail(moe::invalid("--model: expected a directory with a tokenizer.json, got none"));
-  const auto tokenizer = value_or_fail(Tokenizer::load(settings.model.path / "tokenizer.json"));
+  if (settings.model.path.empty()) fail(moe::invalid("--model: expected a model with a tokenizer, got none"));
+  const auto files = value_or_fail(ModelFiles::open(settings.model.path));
+  const auto tokenizer = value_or_fail(files->tokenizer());
+  if (tokenizer == nullptr) fail(moe::not_found(fmt::format("{}: expected a tokenizer, got none", settings.model.path.string())));
   std::ios::sync_with_stdio(false);
   std::string line;
   int64_t n_line = 0;
@@ -89,7 +91,7 @@ void tokenize(const TokenizeFlags& flags) {
 void add_tokenize(CLI::App& app) {
   auto flags = std::make_shared<TokenizeFlags>();
   CLI::App* command = app.add_subcommand("tokenize", "Turn lines of text into token ids, or back; standard input to standard output");
-  command->add_option("--model", flags->model, "directory with tokenizer.json")->type_name("DIR");
+  command->add_option("--model", flags->model, "directory with tokenizer.json, or .gguf file")->type_name("PATH");
   command->add_option("--set", flags->sets, "override one setting, as TOML")->type_name("KEY=VALUE")->allow_extra_args(false);
   command->add_flag("--decode", flags->decode, "from ids to text");
   command->add_flag("--json", flags->json, "lines of JSON: {\"text\"} in and {\"ids\"} out, or the reverse");

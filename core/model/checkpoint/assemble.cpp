@@ -128,6 +128,17 @@ moe::Result<TensorSource> TensorSource::slice(size_t dim, int64_t begin, int64_t
   return view;
 }
 
+moe::Result<TensorSource> TensorSource::as_row() const {
+  if (rank_ != 1) return wrong(*data_, fmt::format("expected 1 dimension for a row, got {}", shape_text(shape())));
+  TensorSource view = *this;
+  view.rank_ = 2;
+  view.shape_[0] = 1;
+  view.shape_[1] = shape_[0];
+  view.strides_[0] = strides_[0] * std::max<int64_t>(shape_[0], 1);
+  view.strides_[1] = strides_[0];
+  return view;
+}
+
 moe::Result<TensorSource> TensorSource::transposed() const {
   if (rank_ < 2)
     return wrong(*data_, fmt::format("expected at least 2 dimensions to transpose, got {}", shape_text(shape())));

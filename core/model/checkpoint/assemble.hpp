@@ -42,6 +42,8 @@ class TensorSource {
   // x[.., begin : begin + count * step : step, ..] in dimension `dim`. Halves of a fused tensor, or every other row of
   // one.
   [[nodiscard]] moe::Result<TensorSource> slice(size_t dim, int64_t begin, int64_t count, int64_t step = 1) const;
+  // A vector [n] as a matrix of one row, [1, n].
+  [[nodiscard]] moe::Result<TensorSource> as_row() const;
   // The last two dimensions exchanged.
   [[nodiscard]] moe::Result<TensorSource> transposed() const;
 

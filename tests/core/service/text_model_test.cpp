@@ -17,36 +17,8 @@ struct ModelDir : ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(dir); }
   void write(const char* name, std::string_view text) const { std::ofstream(dir / name) << text; }
-  moe::Result<std::vector<int32_t>> stops() const { return read_stop_ids(dir); }
   std::filesystem::path dir;
 };
-
-TEST_F(ModelDir, stop_ids_are_a_number_or_a_list) {
-  write("generation_config.json", R"({"eos_token_id": 7})");
-  EXPECT_EQ(*stops(), std::vector<int32_t>{7});
-  write("generation_config.json", R"({"eos_token_id": [7, 9]})");
-  EXPECT_EQ(*stops(), (std::vector<int32_t>{7, 9}));
-}
-
-TEST_F(ModelDir, generation_config_wins_over_config) {
-  EXPECT_TRUE(stops()->empty());
-  write("config.json", R"({"eos_token_id": 1})");
-  EXPECT_EQ(*stops(), std::vector<int32_t>{1});
-  write("generation_config.json", R"({"eos_token_id": null})");
-  EXPECT_EQ(*stops(), std::vector<int32_t>{1});
-  write("generation_config.json", R"({"eos_token_id": 2})");
-  EXPECT_EQ(*stops(), std::vector<int32_t>{2});
-}
-
-TEST_F(ModelDir, wrong_stop_ids_are_errors_that_name_the_file) {
-  for (const char* text : {R"({"eos_token_id": -1})", R"({"eos_token_id": "x"})", R"({"eos_token_id": [1, 1.5]})",
-                           R"({"eos_token_id": 2147483648})", R"([])", R"({)"}) {
-    write("generation_config.json", text);
-    const auto result = stops();
-    ASSERT_FALSE(result.ok()) << text;
-    EXPECT_NE(result.error().message.find("generation_config.json"), std::string::npos) << result.error().message;
-  }
-}
 
 TEST_F(ModelDir, a_model_without_tokenizer_and_template_loads_and_speaks_ids) {
   const auto model = TextModel::load(dir);

@@ -66,6 +66,10 @@ TEST(Assemble, views_compose_as_in_numpy) {
   EXPECT_EQ(all(*s.select(1)->select(3)->slice(0, 2, 1)), (std::vector<float>{23}));
   EXPECT_EQ(all(*s.select(1)->select(3)->select(2)), (std::vector<float>{23}));
   EXPECT_EQ(dims(*s.transposed()), (std::vector<int64_t>{2, 3, 4}));
+  const TensorSource row = *s.select(0)->select(2)->as_row();
+  EXPECT_EQ(dims(row), (std::vector<int64_t>{1, 3}));
+  EXPECT_EQ(all(row), (std::vector<float>{6, 7, 8}));
+  EXPECT_FALSE(s.as_row().ok());
 }
 
 TEST(Assemble, rows_read_one_by_one_or_at_once_are_the_same) {
