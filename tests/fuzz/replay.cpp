@@ -1,4 +1,5 @@
 // Runs every file of the folders or files named through a libFuzzer entry, so that a corpus is a plain test everywhere.
+// Options of libFuzzer (-runs=0) are accepted and mean nothing here.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -19,6 +20,7 @@ void replay(const std::filesystem::path& file) {
 int main(int argc, char** argv) {
   size_t n_files = 0;
   for (int i = 1; i < argc; ++i) {
+    if (argv[i][0] == '-') continue;
     if (std::filesystem::is_regular_file(argv[i])) {
       replay(argv[i]);
       ++n_files;

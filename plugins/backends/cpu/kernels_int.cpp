@@ -202,9 +202,9 @@ struct IntF32Rows {
 #if HWY_TARGET == HWY_AVX3
 // As multiply_i8, with the processor's dot product of bytes.
 template <typename W, int kT, int kR>
-__attribute__((target("avx512vnni"))) void multiply_vnni(const char* w, int64_t panel_bytes, int64_t step_bytes,
-                                                         const void* const* rows, int64_t k0, int64_t k1, bool first,
-                                                         float* c) {
+__attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const char* w, int64_t panel_bytes,
+                                                                         int64_t step_bytes, const void* const* rows,
+                                                                         int64_t k0, int64_t k1, bool first, float* c) {
   const I8Block* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const I8Block*>(rows[t]) + k0 / kI8BlockElements;
   __m512 acc[kT][kR];

@@ -97,9 +97,9 @@ struct F32Rows {
 // bf16 weights with bf16 rows: vdpbf16ps. Denormals count as zero and the two products are added as the processor does
 // it, so that its bits differ from f32 sums of the same numbers.
 template <int kT, int kR>
-__attribute__((target("avx512bf16"))) void multiply_bf16(const char* w, int64_t panel_bytes, int64_t step_bytes,
-                                                         const void* const* rows, int64_t k0, int64_t k1, bool first,
-                                                         float* c) {
+__attribute__((target(HWY_TARGET_STR ",avx512bf16"))) void multiply_bf16(const char* w, int64_t panel_bytes,
+                                                                         int64_t step_bytes, const void* const* rows,
+                                                                         int64_t k0, int64_t k1, bool first, float* c) {
   const uint32_t* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const uint32_t*>(rows[t]);
   __m512 acc[kT][kR];

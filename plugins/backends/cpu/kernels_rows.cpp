@@ -5,6 +5,7 @@
 #include "hwy/highway.h"
 #include "simd-inl.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -334,7 +335,10 @@ int32_t argmax(const float* x, int64_t n) {
     nan = hn::Or(nan, hn::IsNaN(v));
     largest = hn::Max(largest, v);
   }
-  float best = hn::GetLane(hn::MaxOfLanes(d, largest));
+  // Not MaxOfLanes: Highway's emulated one starts at the lowest finite number and misses a row of minus infinities.
+  float lanes[kLanes];
+  hn::StoreU(largest, d, lanes);
+  float best = *std::max_element(lanes, lanes + kLanes);
   bool has_nan = !hn::AllFalse(d, nan);
   for (; i < n; ++i) {
     has_nan = has_nan || x[i] != x[i];

@@ -33,6 +33,7 @@ struct Case {
   Options options;
   bool sums_to_one;
 };
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 // 16 experts everywhere.
 std::vector<Case> cases() {
@@ -72,9 +73,9 @@ class PlanOf : public testing::TestWithParam<Case> {
   }
   [[nodiscard]] std::vector<float> random_logits(int64_t n, uint32_t seed, float spread) const {
     std::mt19937 random(seed);
-    std::normal_distribution<float> normal(0.0F, spread);
+    std::normal_distribution<float> normal(0.0F, 1.0F);
     std::vector<float> logits(static_cast<size_t>(n * router_->spec().n_logits));
-    for (float& l : logits) l = normal(random);
+    for (float& l : logits) l = spread * normal(random);
     return logits;
   }
 
