@@ -67,7 +67,9 @@ class EngineImpl final : public Engine {
   void stop() override;
   [[nodiscard]] EngineStats stats() const override {
     const std::lock_guard lock(mutex_);
-    return stats_;
+    EngineStats stats = stats_;
+    stats.last_progress = std::max(stats.last_progress, model_->last_progress());
+    return stats;
   }
   [[nodiscard]] int64_t context() const override { return model_->context(); }
   [[nodiscard]] int64_t n_vocab() const override { return model_->spec().n_vocab; }

@@ -80,7 +80,7 @@ struct EngineStats {
   uint64_t requests_failed = 0;
   uint64_t preemptions = 0;
   double step_seconds = 0;  // in all steps together
-  std::chrono::steady_clock::time_point last_progress;  // end of the last step, or of the last look at an empty queue
+  std::chrono::steady_clock::time_point last_progress;  // end of the last step or of a layer within, or the last look at an empty queue
   // [n_moe_layers][n_experts]: tokens that each expert got.
   std::vector<std::vector<uint64_t>> expert_tokens;
 };

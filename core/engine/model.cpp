@@ -335,6 +335,7 @@ moe::Result<float*> LoadedModel::forward(const Batch& batch) {
     MOE_TRY(layer.attention->forward(*layer.attention_device));
     MOE_TRY(move_to(current, layer.expert_device));
     MOE_TRY(layer.ffn->forward(*layer.expert_device, input));
+    last_progress_ = std::chrono::steady_clock::now();
   }
   MOE_TRY(move_to(current, main_));
   const auto rows = static_cast<int64_t>(batch.logit_rows.size());

@@ -1,6 +1,8 @@
 // A model on its devices: weights, cache and the forward pass.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -66,8 +68,11 @@ class Model {
   [[nodiscard]] const std::vector<LayerInfo>& layers() const { return layers_; }
   [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
   virtual std::vector<Device*> devices() = 0;
+  // When a forward pass last got through a layer. A step of a large chunk takes long, a layer of it does not. [thread-safe]
+  [[nodiscard]] std::chrono::steady_clock::time_point last_progress() const { return last_progress_; }
 
  protected:
+  std::atomic<std::chrono::steady_clock::time_point> last_progress_{};
   ModelSpec spec_;
   StepLimits limits_;
   int64_t context_ = 0;

@@ -25,7 +25,7 @@ namespace patchbay {
 struct ServiceOptions {
   size_t connections = 1024;
   HoldLimits hold;                                // for each connection
-  std::chrono::milliseconds stalled_after{2000};  // without progress while there is work: health says STALLED
+  std::chrono::milliseconds stalled_after{1500};  // without progress while there is work: health says STALLED
   bool allow_control = false;                     // whether clients may send control messages
   int64_t max_tokens = 0;                         // of a request that asks for more or does not say; 0: the context
   // Metrics from elsewhere, such as the host's from plugins, by name; "_total" at the end makes a counter.

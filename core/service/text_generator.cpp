@@ -1,5 +1,6 @@
 #include "core/service/text_generator.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace patchbay {
@@ -16,9 +17,10 @@ moe::Status TextGenerator::start(TextRequest request) {
   to_engine.trace_routing = request.trace_routing;
   to_engine.priority = request.priority;
   to_engine.deadline = request.deadline;
-  // Special tokens stay in the text: models mark with them where thinking ends, and whoever reads needs to see it. The ids that end a text never
-  // come.
+  // Special tokens stay in the text: models mark with them where thinking ends, and whoever reads needs to see it. The
+  // ids that end a text never come.
   if (model_.tokenizer() != nullptr) decoder_.emplace(*model_.tokenizer(), false);
+  if (request.split_reasoning && decoder_) splitter_.emplace(opens_reasoning(to_engine.prompt));
 
   MOE_ASSIGN(const uint64_t id, engine_.submit(std::move(to_engine), this));
   request_ = id;
@@ -32,20 +34,47 @@ void TextGenerator::cancel() {
   if (known_) engine_.cancel(request_);
 }
 
+// From the ids, so that it does not matter how the prompt was given.
+bool TextGenerator::opens_reasoning(std::span<const int32_t> prompt) const {
+  constexpr size_t kMost = 16;  // tokens that the marker and the blanks behind it may be
+  std::string end;
+  for (const int32_t id : prompt.subspan(prompt.size() - std::min(prompt.size(), kMost))) {
+    if (id >= 0 && static_cast<size_t>(id) < model_.tokenizer()->vocab_size())
+      end += model_.tokenizer()->token_bytes(id);
+  }
+  return ReasoningSplitter::opens(end);
+}
+
 void TextGenerator::on_token(uint64_t request, const TokenOut& token) {
   if (stops_->matched() != nullptr) return;  // generated before the engine heard of it
-  const std::string text = decoder_ ? stops_->push(decoder_->push(token.id)) : std::string();
-  const int64_t index = n_tokens_++;
+  if (splitter_ && splitter_->is_thinking()) ++n_reasoning_;
+  std::string text = decoder_ ? stops_->push(decoder_->push(token.id)) : std::string();
   const bool stopped = stops_->matched() != nullptr;
-  listener_.on_text({index, {&token, 1}, text});
+  publish({&token, 1}, std::move(text), stopped);
   if (stopped) engine_.cancel(request);
+}
+
+void TextGenerator::publish(std::span<const TokenOut> tokens, std::string text, bool last) {
+  const int64_t index = n_tokens_;
+  n_tokens_ += static_cast<int64_t>(tokens.size());
+  ReasoningSplitter::Parts parts{{}, std::move(text)};
+  if (splitter_) {
+    parts = splitter_->push(parts.text);
+    if (last) {
+      const ReasoningSplitter::Parts rest = splitter_->flush();
+      parts.reasoning += rest.reasoning;
+      parts.text += rest.text;
+    }
+  }
+  if (tokens.empty() && parts.text.empty() && parts.reasoning.empty()) return;
+  listener_.on_text({index, tokens, parts.text, parts.reasoning});
 }
 
 void TextGenerator::finish_text() {
   if (!decoder_ || stops_->matched() != nullptr) return;
   std::string rest = stops_->push(decoder_->flush());
   rest += stops_->flush();
-  if (!rest.empty()) listener_.on_text({n_tokens_, {}, rest});
+  publish({}, std::move(rest), true);
 }
 
 void TextGenerator::on_end(uint64_t, FinishReason reason, const moe::Error* error, const RequestUsage& usage) {
@@ -54,6 +83,7 @@ void TextGenerator::on_end(uint64_t, FinishReason reason, const moe::Error* erro
   end.reason = reason;
   end.usage = usage;
   end.usage.n_generated = n_tokens_;
+  end.n_reasoning = n_reasoning_;
   if (const std::string* stop = stops_->matched()) {  // our own cancel, or whatever else came after it
     end.reason = FinishReason::kStop;
     end.stop = *stop;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/engine/engine.hpp"
+#include "core/service/reasoning.hpp"
 #include "core/service/stop_matcher.hpp"
 #include "core/service/text_model.hpp"
 #include "moe/sdk/result.hpp"
@@ -21,6 +22,7 @@ struct TextRequest {
   Prompt prompt;
   std::vector<std::string> stop;  // the text ends before the first of these; see StopMatcher
   bool ignore_end = false;        // go on through the model's end-of-text ids
+  bool split_reasoning = false;   // thinking apart from the answer; see ReasoningSplitter
   // As in Request.
   int64_t max_tokens = 0;
   uint64_t seed = 0;
@@ -36,6 +38,7 @@ struct TextEvent {
   int64_t index = 0;                 // of the first token, from 0
   std::span<const TokenOut> tokens;  // may be empty: text that was held back until the end
   std::string_view text;             // never half a character; may be empty
+  std::string_view reasoning;        // with split_reasoning; the same
 };
 
 struct TextEnd {
@@ -43,6 +46,7 @@ struct TextEnd {
   std::string stop;                 // the stop string that ended the text
   std::optional<moe::Error> error;  // with kFailed
   RequestUsage usage;               // n_generated counts the tokens that came in events
+  int64_t n_reasoning = 0;          // of these, tokens of thinking; with split_reasoning
 };
 
 // Where events go: on the engine's thread, in order.
@@ -75,13 +79,17 @@ class TextGenerator final : private RequestSink {
   void on_token(uint64_t request, const TokenOut& token) override;
   void on_end(uint64_t request, FinishReason reason, const moe::Error* error, const RequestUsage& usage) override;
   void finish_text();
+  [[nodiscard]] bool opens_reasoning(std::span<const int32_t> prompt) const;
+  void publish(std::span<const TokenOut> tokens, std::string text, bool last);
 
   Engine& engine_;
   const TextModel& model_;
   TextListener& listener_;
   std::optional<StreamDecoder> decoder_;  // absent: ids only
   std::optional<StopMatcher> stops_;
+  std::optional<ReasoningSplitter> splitter_;  // absent: all is text
   int64_t n_tokens_ = 0;
+  int64_t n_reasoning_ = 0;
   // The engine's id, 0 while unknown, and whether to cancel: whoever of cancel() and start() comes second acts.
   std::atomic<bool> known_ = false;
   std::atomic<uint64_t> request_ = 0;

@@ -134,6 +134,7 @@ moe::Result<TextRequest> read_generate(const v1::Generate& message, std::chrono:
             [](const auto& a, const auto& b) { return a.name < b.name; });
   request.stop.assign(message.stop().begin(), message.stop().end());
   request.ignore_end = message.ignore_end();
+  request.split_reasoning = message.split_reasoning();
   request.max_tokens = message.max_tokens();
   request.seed = message.seed();
   request.top_logprobs = message.has_logprobs() ? message.logprobs() : -1;
@@ -146,6 +147,7 @@ moe::Result<TextRequest> read_generate(const v1::Generate& message, std::chrono:
 void write_tokens(const TextEvent& event, const TextRequest& asked, const Tokenizer* tokenizer, v1::Tokens* out) {
   out->set_index(event.index);
   out->set_text(event.text.data(), event.text.size());
+  out->set_reasoning(event.reasoning.data(), event.reasoning.size());
   for (const TokenOut& token : event.tokens) {
     out->add_ids(token.id);
     if (asked.top_logprobs >= 0) write_logprobs(token, tokenizer, out->add_logprobs());
@@ -159,6 +161,7 @@ void write_end(const TextEnd& end, v1::End* out) {
   out->mutable_usage()->set_n_prompt(end.usage.n_prompt);
   out->mutable_usage()->set_n_generated(end.usage.n_generated);
   out->mutable_usage()->set_n_preempted(end.usage.n_preempted);
+  out->mutable_usage()->set_n_reasoning(end.n_reasoning);
   out->mutable_timings()->set_queue_s(end.usage.queue_s);
   out->mutable_timings()->set_prefill_s(end.usage.prefill_s);
   out->mutable_timings()->set_decode_s(end.usage.decode_s);

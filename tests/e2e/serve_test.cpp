@@ -185,11 +185,11 @@ TEST(Serve, wrong_options_and_addresses_are_one_clear_line_and_1) {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run_program(arguments);
   };
-  expect_one_clear_error(serve({"--bind", "tcp://0.0.0.0:*"}), {"allow_remote"});
+  expect_one_clear_error(serve({"--listen", "zeromq=tcp://0.0.0.0:*"}), {"allow_remote"});
   expect_one_clear_error(serve({"--set", R"(transport=[{plugin="zeromq",bnd="x"}])"}), {"bnd", "bind"});
   expect_one_clear_error(serve({"--set", R"(transport=[{plugin="zermq"}])"}), {"zermq", "zeromq"});
   const Server server;
-  expect_one_clear_error(serve({"--bind", server.address}), {server.address});
+  expect_one_clear_error(serve({"--listen", "zeromq=" + server.address}), {server.address});
 }
 
 TEST(Serve, a_client_without_a_server_says_so_and_ends_with_1) {

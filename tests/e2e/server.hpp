@@ -19,24 +19,34 @@ inline bool eventually(const std::function<bool()>& holds) {
   return true;
 }
 
+// Over zeromq, and over http where asked.
 class Server {
  public:
   explicit Server(const std::vector<std::string>& more = {}) : program(arguments(more)) {
-    constexpr std::string_view kEnd = " (zeromq)\n";
-    EXPECT_TRUE(eventually([&] { return program.out().find(kEnd) != std::string::npos; })) << program.err();
+    EXPECT_TRUE(eventually([&] { return program.out().find(" (zeromq)\n") != std::string::npos; })) << program.err();
+    address = address_of("zeromq");
+  }
+  // Where a transport listens, once the server says so; empty: it does not.
+  [[nodiscard]] std::string address_of(const std::string& transport) const {
     const std::string out = program.out();
-    const size_t from = out.find("tcp://");
-    if (from != std::string::npos) address = out.substr(from, out.find(kEnd) - from);
+    const size_t end = out.find(" (" + transport + ")\n");
+    if (end == std::string::npos) return "";
+    constexpr std::string_view kBefore = "listening on ";
+    const size_t begin = out.rfind(kBefore, end) + kBefore.size();
+    return out.substr(begin, end - begin);
   }
   RunningProgram program;
   std::string address;
 
  private:
   static std::vector<std::string> arguments(const std::vector<std::string>& more) {
-    std::vector<std::string> all = {"serve", "--model", quickstart_model(), "--bind", "tcp://127.0.0.1:*"};
+    std::vector<std::string> all = {"serve", "--model", quickstart_model()};
     all.insert(all.end(), more.begin(), more.end());
+    all.insert(all.end(), {"--listen", "zeromq=tcp://127.0.0.1:*"});
     return all;
   }
 };
+
+inline const std::vector<std::string> kWithHttp = {"--listen", "http=127.0.0.1:0"};  // zeromq comes after it
 
 }  // namespace patchbay::e2e

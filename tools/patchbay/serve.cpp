@@ -20,7 +20,7 @@ using Transports = std::vector<std::unique_ptr<RunningTransport>>;
 
 struct ServeFlags {
   CommonFlags common;
-  std::string bind;
+  std::vector<std::string> listen;
   double grace_s = 30;
   bool allow_control = false;
 };
@@ -28,17 +28,33 @@ struct ServeFlags {
 constexpr std::chrono::milliseconds kTick{20};
 constexpr std::chrono::milliseconds kFlush{2000};  // for the last events, once nothing runs any more
 
-// The configured ones, or zeromq where none is; --bind is the address of the first.
-std::vector<PluginChoice> choices_of(const Settings& settings, const std::string& bind) {
-  std::vector<PluginChoice> choices = settings.transports;
-  if (choices.empty()) choices.push_back({"zeromq", {}, ""});
-  for (PluginChoice& choice : choices) {
-    if (choice.plugin.empty()) choice.plugin = "zeromq";
+// Where nothing is configured.
+constexpr const char* kDefaultTransports[] = {"zeromq", "http"};
+
+// --listen NAME=ADDRESS: exactly these serve, each with the options that the configuration has for it.
+moe::Result<std::vector<PluginChoice>> listeners(const std::vector<std::string>& listen,
+                                                 const std::vector<PluginChoice>& configured) {
+  std::vector<PluginChoice> choices;
+  for (const std::string& text : listen) {
+    const size_t equals = text.find('=');
+    if (equals == 0 || equals == std::string::npos)
+      return moe::invalid(fmt::format("--listen: expected TRANSPORT=ADDRESS, got {}", text));
+    PluginChoice choice{text.substr(0, equals), {}, "--listen"};
+    for (const PluginChoice& c : configured) {
+      if (c.plugin == choice.plugin) choice = c;
+    }
+    std::erase_if(choice.options, [](const GivenOption& o) { return o.key == "bind"; });
+    choice.options.push_back({"bind", text.substr(equals + 1), "--listen"});
+    choices.push_back(std::move(choice));
   }
-  if (!bind.empty()) {
-    std::erase_if(choices.front().options, [](const GivenOption& o) { return o.key == "bind"; });
-    choices.front().options.push_back({"bind", bind, "--bind"});
-  }
+  return choices;
+}
+
+moe::Result<std::vector<PluginChoice>> choices_of(const Settings& settings, const std::vector<std::string>& listen) {
+  if (!listen.empty()) return listeners(listen, settings.transports);
+  if (!settings.transports.empty()) return settings.transports;
+  std::vector<PluginChoice> choices;
+  for (const char* name : kDefaultTransports) choices.push_back({name, {}, ""});
   return choices;
 }
 
@@ -146,7 +162,7 @@ void serve(const ServeFlags& flags) {
   watch_signals();
   Session session = value_or_fail(open_session(flags.common, {}));
   if (interrupted()) return;
-  const std::vector<PluginChoice> choices = choices_of(session.settings, flags.bind);
+  const std::vector<PluginChoice> choices = value_or_fail(choices_of(session.settings, flags.listen));
   Metrics metrics;
   ServiceOptions options;
   options.allow_control = flags.allow_control;
@@ -172,7 +188,9 @@ void add_serve(CLI::App& app) {
   auto flags = std::make_shared<ServeFlags>();
   CLI::App* command = app.add_subcommand("serve", "Serve a model over its transports until SIGTERM or SIGINT");
   add_common_flags(*command, flags->common);
-  command->add_option("--bind", flags->bind, "address of the first transport; transport.bind")->type_name("ADDRESS");
+  command->add_option("--listen", flags->listen, "serve with this transport there: http=127.0.0.1:8080; [[transport]]")
+      ->type_name("TRANSPORT=ADDRESS")
+      ->allow_extra_args(false);
   command->add_option("--grace", flags->grace_s, "seconds that running requests get after the signal")
       ->type_name("S")
       ->check(CLI::Range(0.0, 86400.0))

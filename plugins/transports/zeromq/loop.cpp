@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <thread>
 
-#include "moe/sdk/plugin.hpp"
+#include "moe/sdk/transport_support.hpp"
 #include "patchbay.pb.h"
 
 namespace zeromq {
@@ -23,14 +23,6 @@ constexpr std::chrono::milliseconds kLate{20};
 constexpr std::chrono::milliseconds kIdle{1000};
 
 }  // namespace
-
-void log(int32_t level, const std::string& text) {
-  if (const moe_host* h = moe::host()) h->log(h->self, level, "zeromq", text.c_str());
-}
-
-void count(const char* metric) {
-  if (const moe_host* h = moe::host()) h->metric_add(h->self, metric, 1);
-}
 
 Loop::Loop(const LoopOptions& options, const moe_service& service)
     : options_(options),
@@ -65,7 +57,7 @@ void Loop::run() noexcept {
     try {
       step();
     } catch (const std::exception& e) {  // out of memory or file handles: the next step may have them again
-      log(MOE_LOG_ERROR, std::string("I/O: ") + e.what());
+      moe::log(MOE_LOG_ERROR, "zeromq", std::string("I/O: ") + e.what());
       std::this_thread::sleep_for(kLate);
     }
   }
@@ -142,14 +134,14 @@ Peer* Loop::peer_of(const Incoming& in) {
     drop(found->second.get());  // another connection of that name
   }
   if (peers_.size() >= options_.max_connections) {
-    count("zeromq_connections_refused_total");
+    moe::count("zeromq_connections_refused_total");
     send_error(in.identity, moe::exhausted("connections: expected at most " + std::to_string(options_.max_connections) +
                                            ", got one more"));
     return nullptr;
   }
   auto peer = std::make_unique<Peer>(in.identity, in.fd, options_.send, wakeup_);
   if (const moe::Status opened = peer->open(service_); !opened.ok()) {
-    count("zeromq_connections_refused_total");
+    moe::count("zeromq_connections_refused_total");
     send_error(in.identity, opened.error());
     return nullptr;
   }
@@ -168,8 +160,8 @@ void Loop::handle(const Incoming& in) {
 }
 
 void Loop::cut(Peer& peer, const moe::Error& error) {
-  count("zeromq_connections_cut_total");
-  log(MOE_LOG_WARNING, "a client is cut off: " + error.message);
+  moe::count("zeromq_connections_cut_total");
+  moe::log(MOE_LOG_WARNING, "zeromq", "a client is cut off: " + error.message);
   peer.cut();
   send_error(peer.identity(), error);
 }

@@ -77,8 +77,4 @@ class Loop {
   std::atomic<Clock::time_point> deadline_{Clock::time_point::max()};
 };
 
-// One line for the operator.
-void log(int32_t level, const std::string& text);
-void count(const char* metric);
-
 }  // namespace zeromq

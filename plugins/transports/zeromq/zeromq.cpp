@@ -1,12 +1,10 @@
 // The transport: options and life cycle. The work is in loop.cpp.
-#include <pthread.h>
-#include <signal.h>
-
 #include <thread>
 
 #include "address.hpp"
 #include "loop.hpp"
 #include "moe/sdk/transport.hpp"
+#include "moe/sdk/transport_support.hpp"
 
 namespace zeromq {
 
@@ -58,7 +56,7 @@ class ZeromqTransport final : public moe::Transport {
       return opened;
     }
     address_ = loop_->address();
-    start_thread();
+    thread_ = moe::thread_without_signals([this] { loop_->run(); });
     return {};
   }
 
@@ -72,16 +70,6 @@ class ZeromqTransport final : public moe::Transport {
   [[nodiscard]] const char* address() const override { return address_.c_str(); }
 
  private:
-  // The process's signals are for the host's threads.
-  void start_thread() {
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { loop_->run(); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  }
-
   LoopOptions options_;
   std::unique_ptr<Loop> loop_;
   std::thread thread_;

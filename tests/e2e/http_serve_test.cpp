@@ -1,0 +1,96 @@
+// The real server over HTTP, on the quickstart model.
+#include <nlohmann/json.hpp>
+
+#include "server.hpp"
+#include "tests/plugins/transports/http_client.hpp"
+
+namespace patchbay {
+namespace {
+
+using e2e::eventually;
+using e2e::kWithHttp;
+using e2e::run_program;
+using e2e::Server;
+using nlohmann::json;
+using testing::HttpClient;
+
+constexpr const char* kQuestion = "What is 293 + 85?";
+
+json question(json more = json::object()) {
+  more["messages"] = {{{"role", "user"}, {"content", kQuestion}}};
+  more["temperature"] = 0;
+  return more;
+}
+
+// A stream that lasts as long as the context.
+json long_request() {
+  return {{"prompt", "Count: "}, {"max_tokens", 1000}, {"ignore_eos", true}, {"seed", 1}, {"stream", true}};
+}
+
+std::string text_of(const HttpClient::Response& r) {
+  std::string text;
+  for (const auto& e : r.events()) {
+    if (e != "[DONE]") text += json::parse(e)["choices"][0].value("text", "");
+  }
+  return text;
+}
+
+TEST(HttpServe, a_chat_gives_what_run_prints_with_the_thinking_apart) {
+  const auto alone =
+      run_program({"run", "--model", e2e::quickstart_model(), "--chat", kQuestion, "--json", "--temperature", "0"});
+  ASSERT_EQ(alone.exit_code, 0) << alone.err;
+  const std::string want = json::parse(alone.out)["text"];
+  const Server server(kWithHttp);
+  HttpClient client(server.address_of("http"));
+  const json body = client.chat(question()).json();
+  const json message = body["choices"][0]["message"];
+  const std::string content = message["content"];
+  const std::string reasoning = message["reasoning_content"];
+  EXPECT_EQ(content, "378");
+  EXPECT_EQ(want, reasoning + "\n</think>\n\n" + content);
+  EXPECT_EQ(body["choices"][0]["finish_reason"], "stop");
+  EXPECT_EQ(body["model"], "model");
+  EXPECT_GT(body["usage"]["completion_tokens_details"]["reasoning_tokens"], 10);
+  EXPECT_LT(body["usage"]["completion_tokens_details"]["reasoning_tokens"], body["usage"]["completion_tokens"]);
+}
+
+TEST(HttpServe, the_first_signal_finishes_streams_and_ends_with_0) {
+  Server server(kWithHttp);
+  const std::string http = server.address_of("http");
+  HttpClient client(http);
+  const std::string whole = text_of(client.complete(long_request()));
+  ASSERT_GT(whole.size(), 500U);
+  client.send(HttpClient::request("POST", "/v1/completions", long_request().dump()));
+  ASSERT_TRUE(client.read_until("data: "));
+  server.program.signal(SIGTERM);
+  EXPECT_EQ(text_of(client.receive()), whole);
+  const auto ended = server.program.wait();
+  EXPECT_EQ(ended.exit_code, 0) << ended.err;
+}
+
+TEST(HttpServe, a_client_that_vanishes_frees_its_slot) {
+  const Server server({"--listen", "http=127.0.0.1:0", "--set", "engine.batch_size=1"});
+  for (int i = 0; i < 3; ++i) {
+    HttpClient client(server.address_of("http"));
+    client.send(HttpClient::request("POST", "/v1/completions", long_request().dump()));
+    EXPECT_TRUE(client.read_until("data: "));
+  }
+  HttpClient client(server.address_of("http"));
+  EXPECT_TRUE(eventually([&] { return client.get("/health").json()["running"] == 0; }));
+  EXPECT_EQ(client.chat(question()).json()["choices"][0]["message"]["content"], "378");
+}
+
+// OpenAI's own client, where Python has it: PATCHBAY_PYTHON names another interpreter than python3.
+TEST(HttpServe, the_openai_python_client_works_unchanged) {
+  const char* given = std::getenv("PATCHBAY_PYTHON");
+  const std::string python = given != nullptr ? given : "python3";
+  if (std::system((python + " -c 'import openai' 2>/dev/null").c_str()) != 0)
+    GTEST_SKIP() << python << " has no openai";
+  const Server server(kWithHttp);
+  const std::string command =
+      python + " " PATCHBAY_SOURCE_DIR "/tests/e2e/openai_client.py " + server.address_of("http");
+  EXPECT_EQ(std::system(command.c_str()), 0);
+}
+
+}  // namespace
+}  // namespace patchbay
