@@ -16,10 +16,8 @@ moe::Result<std::unique_ptr<FeedForwardPart>> FeedForwardPart::build(StepDevice&
                                                                      const FeedForwardPart* previous) {
   std::unique_ptr<FeedForwardPart> part(new FeedForwardPart());
   part->previous_ = previous;
-  part->residual_scale_ = ctx.spec.residual_scale;
   part->plan_ = moe::make<moe_plan>();
-  const moe_tensor x = shape_f32({ctx.limits.max_tokens, ctx.spec.d_model});
-  MOE_TRY(part->norm_.build(device, ctx, ctx.spec.layer_tensors, "ffn_norm", ctx.spec.d_model, x));
+  MOE_TRY(part->branch_.build(device, ctx, ctx.spec.norm_before ? "ffn_norm" : "", ctx.spec.norm_after ? "ffn_out_norm" : ""));
   if (router) MOE_TRY(part->build_router(device, ctx, host, std::move(*router)));
   MOE_TRY(part->build_expert(device, ctx, host, std::move(expert)));
   return part;
@@ -166,17 +164,17 @@ moe::Result<std::vector<moe_bound_weight>> FeedForwardPart::bind(StepDevice& dev
   return bound;
 }
 
-moe::Status FeedForwardPart::route(StepDevice& device, const moe_tensor& before_attention) {
+moe::Status FeedForwardPart::route(StepDevice& device, const moe_tensor& input, const moe_tensor& before_attention) {
   const int64_t n = device.n_tokens();
   moe_route_args args = moe::make<moe_route_args>();
   args.n_tokens = n;
   if (router_spec_.n_logits > 0) {
     args.logits = device.scratch_f32(logits_slot_, {n, router_spec_.n_logits});
-    MOE_TRY(gate_.run(device, device.h(), args.logits));
+    MOE_TRY(gate_.run(device, input, args.logits));
   } else {
     args.logits = moe::absent();
   }
-  args.hidden = (router_spec_.inputs & MOE_INPUT_HIDDEN) != 0 ? device.h() : moe::absent();
+  args.hidden = (router_spec_.inputs & MOE_INPUT_HIDDEN) != 0 ? input : moe::absent();
   args.before_attention = wants_before_attention() ? before_attention : moe::absent();
   args.token_ids = device.ids();
   args.positions = device.positions();
@@ -198,20 +196,20 @@ moe::Status FeedForwardPart::route(StepDevice& device, const moe_tensor& before_
 }
 
 moe::Status FeedForwardPart::forward(StepDevice& device, const moe_tensor& before_attention) {
-  MOE_TRY(norm_.run(device, device.x(), device.h()));
-  if (router_ != nullptr) MOE_TRY(route(device, before_attention));
+  MOE_ASSIGN(const moe_tensor input, branch_.enter(device));
+  if (router_ != nullptr) MOE_TRY(route(device, input, before_attention));
   moe_expert_args args = moe::make<moe_expert_args>();
   args.n_tokens = device.n_tokens();
-  args.x = device.h();
+  args.x = input;
   args.plan = plan_;
-  args.out = device.x();
-  args.scale = residual_scale_;
+  MOE_ASSIGN(args.out, branch_.target(device));
+  args.scale = branch_.scale();
   args.workspace = device.workspace();
   args.workspace_bytes = device.workspace_bytes();
   moe::MessageBuffer message;
   const moe_status status = expert_component_->forward(expert_, &args, message.get());
   if (status != MOE_OK) return message.error(status).in(expert_subject_);
-  return {};
+  return branch_.leave(device);
 }
 
 }  // namespace patchbay

@@ -1,4 +1,4 @@
-// The feed-forward part of a layer: x += experts(norm(x), plan), with plan = router(norm(x)). Its four steps - plan, dispatch, experts,
+// The feed-forward part of a layer: x += experts(h, plan), with plan = router(h) and h = norm(x). Its four steps - plan, dispatch, experts,
 // combine - are the router's call and the expert's forward(), which gathers and combines; across ranks, dispatch and combine would become
 // all-to-all around that call.
 #pragma once
@@ -47,9 +47,9 @@ class FeedForwardPart {
   moe::Status build_expert(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_expert> chosen);
   moe::Result<std::vector<moe_bound_weight>> bind(StepDevice& device, BuildContext& ctx, const moe_weight_spec* specs, uint32_t n_specs,
                                                   const TensorMap& map, const std::string& subject, bool count_routed);
-  moe::Status route(StepDevice& device, const moe_tensor& before_attention);
+  moe::Status route(StepDevice& device, const moe_tensor& input, const moe_tensor& before_attention);
 
-  Norm norm_;
+  Branch branch_;
   Linear gate_;
   size_t logits_slot_ = 0;
   Component<moe_router> router_component_;
@@ -69,7 +69,6 @@ class FeedForwardPart {
   uint64_t routed_bytes_ = 0;
   int64_t n_experts_ = 0;
   int64_t n_ids_ = 0;
-  float residual_scale_ = 1;
 };
 
 }  // namespace patchbay

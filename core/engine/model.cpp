@@ -143,9 +143,11 @@ moe::Status LoadedModel::size_cache(const Settings& settings) {
   if (settings.model.context > spec_.context) {
     return moe::invalid(fmt::format("model.context: expected at most {} (the model's own), got {}", spec_.context, settings.model.context));
   }
-  context_ = settings.model.context > 0 ? settings.model.context : std::min(spec_.context, kDefaultContext);
-  if (settings.model.context == 0 && spec_.context > kDefaultContext) {
-    notes_.push_back(fmt::format("context: {} of the model's {} tokens; model.context raises it", context_, spec_.context));
+  const int64_t usual = spec_.original_context > 0 ? spec_.original_context : kDefaultContext;
+  context_ = settings.model.context > 0 ? settings.model.context : std::min(spec_.context, usual);
+  if (settings.model.context == 0 && spec_.context > usual) {
+    notes_.push_back(fmt::format("context: {} of the model's {} tokens; model.context raises it{}", context_, spec_.context,
+                                 spec_.original_context > 0 ? ", with the rotary frequencies of long texts" : ""));
   }
   limits_.page_tokens = e.page_tokens;
   limits_.max_sequences = e.batch_size;
@@ -290,7 +292,8 @@ moe::Status LoadedModel::build(const Settings& settings, std::shared_ptr<PluginR
     MOE_TRY(d->allocate(limits_, spec_.d_model));
   }
   MOE_TRY(count_bytes(*checkpoint_));
-  const auto unused = loader.unused();
+  const auto [unused, ignored] = loader.leftovers();
+  for (const auto& [prefix, n] : ignored) notes_.push_back(fmt::format("{} tensors under {} are skipped: the architecture does not use them", n, prefix));
   if (!unused.empty()) {
     notes_.push_back(fmt::format("{} tensors of the checkpoint are not used: {}{}", unused.size(), fmt::join(unused.begin(), unused.begin() + std::min<std::ptrdiff_t>(3, std::ssize(unused)), ", "),
                                  unused.size() > 3 ? ", ..." : ""));

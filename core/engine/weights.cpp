@@ -68,6 +68,15 @@ bool rows_equal(const std::vector<TensorSource>& parts, int64_t n_in) {
 WeightLoader::WeightLoader(const Checkpoint& checkpoint, const ModelSpec& spec, LoadProgress progress)
     : checkpoint_(checkpoint), spec_(spec), progress_(std::move(progress)), used_(checkpoint.tensors().size(), false) {
   for (const auto& t : checkpoint.tensors()) bytes_total_ += t.bytes;
+  for (const auto& prefix : spec.prefixes) {
+    prefix_ = prefix;
+    if (locate(spec.tensors, "embed", 0, 0)) return;
+  }
+  prefix_.clear();
+}
+
+std::string WeightLoader::subject(const TensorInfo& tensor) const {
+  return fmt::format("{}: tensor {}", checkpoint_.file_of(tensor).string(), quoted_name(tensor.name));
 }
 
 std::string WeightLoader::expand(const std::string& pattern, int64_t layer, int64_t expert) const {
@@ -79,6 +88,13 @@ std::string WeightLoader::expand(const std::string& pattern, int64_t layer, int6
   return out;
 }
 
+std::string WeightLoader::scales_name(const TensorPattern& pattern, const std::string& tensor, int64_t layer, int64_t expert) const {
+  constexpr std::string_view kTensor = "{tensor}";
+  const size_t at = pattern.scales.find(kTensor);
+  if (at == std::string::npos) return prefix_ + expand(pattern.scales, layer, expert);
+  return pattern.scales.substr(0, at) + tensor + pattern.scales.substr(at + kTensor.size());
+}
+
 std::optional<WeightLoader::Found> WeightLoader::locate(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
   const auto it = map.find(role);
   if (it == map.end()) return std::nullopt;
@@ -86,13 +102,11 @@ std::optional<WeightLoader::Found> WeightLoader::locate(const TensorMap& map, co
   for (const auto& pattern : it->second) {
     Found found;
     found.pattern = &pattern;
-    const std::string name = expand(pattern.name, layer, expert);
+    const std::string name = prefix_ + expand(pattern.name, layer, expert);
     found.tensor = checkpoint_.find(name);
     if (found.tensor == nullptr) continue;
     mark(found.tensor);
-    std::string scales = expand(pattern.scales, layer, expert);
-    if (const size_t at = scales.find("{tensor}"); at != std::string::npos) scales.replace(at, 8, name);
-    if (!scales.empty()) found.scales = checkpoint_.find(scales);
+    if (!pattern.scales.empty()) found.scales = checkpoint_.find(scales_name(pattern, name, layer, expert));
     if (found.scales != nullptr) mark(found.scales);
     return found;
   }
@@ -102,7 +116,7 @@ std::optional<WeightLoader::Found> WeightLoader::locate(const TensorMap& map, co
 moe::Error WeightLoader::missing(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
   std::vector<std::string> names;
   if (const auto it = map.find(role); it != map.end()) {
-    for (const auto& p : it->second) names.push_back(expand(p.name, layer, expert));
+    for (const auto& p : it->second) names.push_back(prefix_ + expand(p.name, layer, expert));
   }
   if (names.empty()) return moe::not_found(fmt::format("layer {}: weight \"{}\": the architecture \"{}\" names no tensor for it", layer, role, spec_.architecture));
   return moe::not_found(fmt::format("tensor {}: expected it in the checkpoint (weight \"{}\"), got none", fmt::join(names, " or "), role));
@@ -116,7 +130,7 @@ moe::Result<TensorSource> WeightLoader::source(const Found& found, int64_t group
   MOE_ASSIGN(TensorSource out, std::move(made));
   if (p.name.find("{expert}") == std::string::npos && (n_groups > 1 || out.shape().size() == 3)) {
     if (out.n_rows() != n_groups) {
-      return moe::invalid(fmt::format("tensor {}: expected {} groups, got {}", found.tensor->name, n_groups, out.n_rows()));
+      return moe::invalid(fmt::format("{}: expected {} groups, got {}", subject(*found.tensor), n_groups, out.n_rows()));
     }
     MOE_ASSIGN(out, out.select(group));
   }
@@ -125,7 +139,7 @@ moe::Result<TensorSource> WeightLoader::source(const Found& found, int64_t group
   }
   if (p.n_parts > 1) {
     if (out.n_rows() % p.n_parts != 0) {
-      return moe::invalid(fmt::format("tensor {}: expected rows in {} parts, got {}", found.tensor->name, p.n_parts, out.n_rows()));
+      return moe::invalid(fmt::format("{}: expected rows in {} parts, got {}", subject(*found.tensor), p.n_parts, out.n_rows()));
     }
     const int64_t rows = out.n_rows() / p.n_parts;
     MOE_ASSIGN(out, p.interleaved ? out.slice(0, p.part, rows, p.n_parts) : out.slice(0, p.part * rows, rows));
@@ -155,7 +169,7 @@ moe::Result<MatrixSet> WeightLoader::matrices(const TensorMap& map, const std::s
     const bool good = (shape.size() == 2 && shape[0] == n_out && shape[1] == n_in) || (shape.size() == 1 && n_in == 1 && shape[0] == n_out) ||
                       (shape.size() == 1 && n_out == 1 && shape[0] == n_in);
     if (!good) {
-      return moe::invalid(fmt::format("tensor {}: expected [{}, {}] (weight \"{}\"), got {}", found->tensor->name, n_out, n_in, role, shape_text(shape)));
+      return moe::invalid(fmt::format("{}: expected [{}, {}] (weight \"{}\"), got {}", subject(*found->tensor), n_out, n_in, role, shape_text(shape)));
     }
     if (s.shape().size() == 1 && n_in != 1) {  // one row, stored without its first dimension
       MOE_ASSIGN(s, s.as_row());
@@ -182,7 +196,7 @@ moe::Result<std::vector<float>> WeightLoader::vectors(const TensorMap& map, cons
     MOE_ASSIGN(TensorSource s, TensorSource::plain(*found->tensor));
     const bool stacked = found->pattern->name.find("{expert}") == std::string::npos && s.shape().size() == 2 && n_groups > 1;
     if (stacked && s.n_rows() != n_groups) {
-      return moe::invalid(fmt::format("tensor {}: expected {} rows, got {}", found->tensor->name, n_groups, s.n_rows()));
+      return moe::invalid(fmt::format("{}: expected {} rows, got {}", subject(*found->tensor), n_groups, s.n_rows()));
     }
     if (stacked) {
       MOE_ASSIGN(s, s.select(g));
@@ -193,13 +207,13 @@ moe::Result<std::vector<float>> WeightLoader::vectors(const TensorMap& map, cons
       MOE_ASSIGN(s, p.interleaved ? s.slice(0, p.part, rows, p.n_parts) : s.slice(0, p.part * rows, rows));
     }
     if (element_count(s.shape()) != n) {
-      return moe::invalid(fmt::format("tensor {}: expected [{}] (weight \"{}\"), got {}", found->tensor->name, n, role, shape_text(s.shape())));
+      return moe::invalid(fmt::format("{}: expected [{}] (weight \"{}\"), got {}", subject(*found->tensor), n, role, shape_text(s.shape())));
     }
     float* at = out.data() + g * n;
     s.read_f32(0, s.n_rows(), at);
     for (int64_t i = 0; i < n; ++i) {
       at[i] += static_cast<float>(p.offset);
-      if (!std::isfinite(at[i])) return moe::invalid(fmt::format("tensor {}: element {}: expected a finite number, got {}", found->tensor->name, i, at[i]));
+      if (!std::isfinite(at[i])) return moe::invalid(fmt::format("{}: element {}: expected a finite number, got {}", subject(*found->tensor), i, at[i]));
     }
   }
   return out;
@@ -235,13 +249,22 @@ moe::Result<Buffer> WeightLoader::upload(Device& device, const std::vector<float
   return buffer;
 }
 
-std::vector<std::string> WeightLoader::unused() const {
-  std::vector<std::string> out;
+WeightLoader::Leftovers WeightLoader::leftovers() const {
+  Leftovers out;
+  std::vector<std::string> prefixes;
+  for (const auto& prefix : spec_.ignored) {
+    prefixes.push_back(expand(prefix, 0, 0));
+    if (!prefix_.empty()) prefixes.push_back(prefix_ + prefixes.back());
+  }
   const auto tensors = checkpoint_.tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (used_[i]) continue;
-    const bool ignored = std::any_of(spec_.ignored.begin(), spec_.ignored.end(), [&](const std::string& prefix) { return tensors[i].name.starts_with(expand(prefix, 0, 0)); });
-    if (!ignored) out.emplace_back(tensors[i].name);
+    const auto ignored = std::find_if(prefixes.begin(), prefixes.end(), [&](const auto& p) { return tensors[i].name.starts_with(p); });
+    if (ignored == prefixes.end()) {
+      out.unknown.emplace_back(tensors[i].name);
+    } else {
+      ++out.ignored[*ignored];
+    }
   }
   return out;
 }

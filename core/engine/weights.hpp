@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -56,8 +57,12 @@ class WeightLoader {
   // f32 values in device memory.
   static moe::Result<Buffer> upload(Device& device, const std::vector<float>& values);
 
-  // After everything has been loaded: tensors of the checkpoint that no role asked for and that the architecture does not ignore.
-  [[nodiscard]] std::vector<std::string> unused() const;
+  // After everything has been loaded: the tensors of the checkpoint that no role asked for.
+  struct Leftovers {
+    std::vector<std::string> unknown;
+    std::map<std::string, int64_t> ignored;  // how many, by the prefix under which the architecture ignores them
+  };
+  [[nodiscard]] Leftovers leftovers() const;
 
  private:
   struct Found {
@@ -65,6 +70,9 @@ class WeightLoader {
     const TensorInfo* tensor = nullptr;
     const TensorInfo* scales = nullptr;
   };
+  // "file: tensor "name"", for messages.
+  [[nodiscard]] std::string subject(const TensorInfo& tensor) const;
+  [[nodiscard]] std::string scales_name(const TensorPattern& pattern, const std::string& tensor, int64_t layer, int64_t expert) const;
   [[nodiscard]] std::string expand(const std::string& pattern, int64_t layer, int64_t expert) const;
   [[nodiscard]] std::optional<Found> locate(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const;
   [[nodiscard]] moe::Result<TensorSource> source(const Found& found, int64_t group, int64_t n_groups) const;
@@ -73,6 +81,7 @@ class WeightLoader {
   const Checkpoint& checkpoint_;
   const ModelSpec& spec_;
   LoadProgress progress_;
+  std::string prefix_;  // of the architecture's, the one that this checkpoint has
   uint64_t bytes_total_ = 0;
   std::atomic<uint64_t> bytes_done_{0};
   mutable std::vector<bool> used_;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -79,6 +80,37 @@ inline LogitsRun run_logits(const std::filesystem::path& model, const nlohmann::
   EXPECT_EQ(result.out + result.err, "") << "--quiet";
   if (result.exit_code != 0) return {};
   return {read_npy(dir / "o.npy"), json_file(dir / "r.json")};
+}
+
+using Route = std::map<int64_t, double>;  // expert to weight
+
+inline Route route_of(const nlohmann::json& ids, const nlohmann::json& weights) {
+  Route route;
+  for (size_t j = 0; j < ids.size(); ++j) route[static_cast<int64_t>(ids[j].get<double>())] = weights[j].get<double>();
+  return route;
+}
+
+// The same experts for every token of every layer, with the same weights; the order among them is free.
+inline void expect_routes(const nlohmann::json& got, const nlohmann::json& expected) {
+  ASSERT_EQ(got.at("layers").size(), expected.size());
+  size_t layer = 0;
+  for (const auto& [name, entry] : expected.items()) {  // sorted by name, which is the layers' order below ten of them
+    const nlohmann::json& mine = got.at("layers")[layer++];
+    const nlohmann::json& weights = entry.at(1);
+    const nlohmann::json& ids = entry.at(2);
+    ASSERT_FALSE(ids.empty()) << name;
+    ASSERT_EQ(mine.at("ids").size(), ids.size()) << name;
+    for (size_t t = 0; t < ids.size(); ++t) {
+      const Route want = route_of(ids[t], weights[t]);
+      const Route have = route_of(mine["ids"][t], mine["weights"][t]);
+      ASSERT_EQ(have.size(), want.size()) << name << " token " << t;
+      for (const auto& [expert, weight] : want) {
+        ASSERT_TRUE(have.contains(expert)) << name << " token " << t << " expert " << expert;
+        ASSERT_TRUE(std::abs(have.at(expert) - weight) <= 1e-4)
+            << name << " token " << t << " expert " << expert << ": " << have.at(expert) << ", expected " << weight;
+      }
+    }
+  }
 }
 
 }  // namespace patchbay::e2e

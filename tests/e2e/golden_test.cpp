@@ -1,8 +1,6 @@
 // Every supported architecture against the reference implementation, on every backend, through the program.
 #include <gtest/gtest.h>
 
-#include <map>
-
 #include "core/model/checkpoint/checkpoint.hpp"
 #include "core/model/checkpoint/safetensors_writer.hpp"
 #include "tests/e2e/fixtures.hpp"
@@ -12,37 +10,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-using Route = std::map<int64_t, double>;  // expert to weight
-
-Route route_of(const json& ids, const json& weights) {
-  Route route;
-  for (size_t j = 0; j < ids.size(); ++j) route[static_cast<int64_t>(ids[j].get<double>())] = weights[j].get<double>();
-  return route;
-}
-
-// The same experts for every token of every layer, with the same weights; the order among them is free.
-void expect_routes(const json& got, const json& expected) {
-  ASSERT_EQ(got.at("layers").size(), expected.size());
-  size_t layer = 0;
-  for (const auto& [name, entry] : expected.items()) {  // sorted by name, which is the layers' order below ten of them
-    const json& mine = got.at("layers")[layer++];
-    const json& weights = entry.at(1);
-    const json& ids = entry.at(2);
-    ASSERT_FALSE(ids.empty()) << name;
-    ASSERT_EQ(mine.at("ids").size(), ids.size()) << name;
-    for (size_t t = 0; t < ids.size(); ++t) {
-      const Route want = route_of(ids[t], weights[t]);
-      const Route have = route_of(mine["ids"][t], mine["weights"][t]);
-      ASSERT_EQ(have.size(), want.size()) << name << " token " << t;
-      for (const auto& [expert, weight] : want) {
-        ASSERT_TRUE(have.contains(expert)) << name << " token " << t << " expert " << expert;
-        ASSERT_TRUE(std::abs(have.at(expert) - weight) <= 1e-4)
-            << name << " token " << t << " expert " << expert << ": " << have.at(expert) << ", expected " << weight;
-      }
-    }
-  }
-}
 
 class Golden : public ::testing::TestWithParam<std::tuple<const char*, const char*>> {
  protected:

@@ -322,6 +322,7 @@ class Evaluator {
       return Value(!operand.is_missing() && !operand.is_null());
     }
     if (n.text == "len") return length(n);
+    if (n.text == "each") return each(n);
     if (n.text == "min" || n.text == "max") return extreme(n);
     MOE_ASSIGN(const Value value, plain(n.children[0]));
     std::optional<Number> argument = to_number(value);
@@ -337,6 +338,19 @@ class Evaluator {
     if (const auto* l = operand.value.as<Value::List>()) return Value(static_cast<int64_t>(l->size()));
     if (const auto* s = operand.value.as<std::string>()) return Value(static_cast<int64_t>(s->size()));
     return error_at(n.column, "a list, a map or a string for len", describe(operand));
+  }
+  // Element i of a list; anything else stands for all elements.
+  Result<Value> each(const Node& n) {
+    MOE_ASSIGN(const Value all, plain(n.children[0]));
+    MOE_ASSIGN(const Value where, plain(n.children[1]));
+    const auto* list = all.as<Value::List>();
+    if (list == nullptr) return all;
+    const auto* i = where.as<int64_t>();
+    const auto size = static_cast<int64_t>(list->size());
+    if (i == nullptr || *i < 0 || *i >= size) {
+      return error_at(n.column, fmt::format("an index of this list of {}", size), describe(where));
+    }
+    return (*list)[static_cast<size_t>(*i)];
   }
   // Of the arguments, or of the elements of the one list given. The first of equals.
   Result<Value> extreme(const Node& n) {

@@ -136,9 +136,9 @@ struct Function {
   size_t max_arguments;
 };
 constexpr size_t kAny = 64;
-constexpr Function kFunctions[] = {{"len", 1, 1},  {"min", 1, kAny}, {"max", 1, kAny}, {"abs", 1, 1},
-                                   {"int", 1, 1},  {"float", 1, 1},  {"sqrt", 1, 1},   {"floor", 1, 1},
-                                   {"ceil", 1, 1}, {"log", 1, 1},    {"round", 1, 1},  {"has", 1, 1}};
+constexpr Function kFunctions[] = {{"len", 1, 1},   {"min", 1, kAny}, {"max", 1, kAny}, {"abs", 1, 1},  {"int", 1, 1},
+                                   {"float", 1, 1}, {"sqrt", 1, 1},   {"floor", 1, 1},  {"ceil", 1, 1}, {"log", 1, 1},
+                                   {"round", 1, 1}, {"has", 1, 1},    {"each", 2, 2}};
 
 constexpr std::string_view kKeywords[] = {"and", "or", "not", "in", "if", "else", "true", "false", "null"};
 bool is_keyword(std::string_view name) {
@@ -313,8 +313,9 @@ class Parser {
     MOE_ASSIGN(auto given, arguments(")"));
     if (given.size() < function->min_arguments || given.size() > function->max_arguments) {
       return error_at(token.column,
-                      function->max_arguments == 1 ? fmt::format("1 argument for {}", token.text)
-                                                   : fmt::format("1 to {} arguments for {}", kAny, token.text),
+                      function->max_arguments == 1   ? fmt::format("1 argument for {}", token.text)
+                      : function->max_arguments == 2 ? fmt::format("2 arguments for {}", token.text)
+                                                     : fmt::format("1 to {} arguments for {}", kAny, token.text),
                       std::to_string(given.size()));
     }
     if (token.text == "has" && !is_path(given[0]))

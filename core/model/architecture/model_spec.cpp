@@ -61,7 +61,7 @@ moe::Status read_tensors(const TomlNode* table, const std::string& subject, Tens
 class SpecBuilder {
  public:
   SpecBuilder(const TomlNode& document, const nlohmann::json& config, int64_t context)
-      : document_(document), config_(config), wanted_context_(context) {}
+      : document_(document), config_(part_of(document, config)), wanted_context_(context) {}
 
   moe::Result<ModelSpec> build() {
     MOE_TRY(read_model());
@@ -69,7 +69,8 @@ class SpecBuilder {
     for (int64_t layer = 0; layer < n_layers_; ++layer) {
       variables_["layer"] = Value(layer);
       LayerSpec out;
-      auto status = read_layer(out);
+      auto status = read_variables();
+      if (status.ok()) status = read_layer(out);
       if (!status.ok()) return status.error().in(fmt::format("layer {}", layer));
       spec_.layers.push_back(std::move(out));
     }
@@ -77,6 +78,27 @@ class SpecBuilder {
   }
 
  private:
+  // The map that "root" names, if config.json has it: where a model of several parts keeps its language model.
+  static const nlohmann::json& part_of(const TomlNode& document, const nlohmann::json& config) {
+    const TomlNode* root = document.find("root");
+    const auto* name = root == nullptr ? nullptr : std::get_if<std::string>(&root->value);
+    const auto part = name == nullptr ? config.end() : config.find(*name);
+    return part != config.end() && part->is_object() ? *part : config;
+  }
+
+  // The file's own names for expressions that it uses more than once, in this layer.
+  moe::Status read_variables() {
+    const TomlNode* table = document_.find("variables");
+    if (table == nullptr || table->table() == nullptr) return {};
+    for (const auto& [name, node] : *table->table()) variables_.erase(name);
+    SpecReader r = reader("variables");
+    std::map<std::string, Value> values;
+    for (const auto& [name, node] : *table->table()) values[name] = r.value(name).value_or(Value());
+    MOE_TRY(r.finish());
+    for (auto& [name, value] : values) variables_[name] = std::move(value);
+    return {};
+  }
+
   SpecReader reader(std::string_view table) { return {document_.find(table), std::string(table), config_, variables_}; }
 
   moe::Status read_model() {
@@ -86,6 +108,7 @@ class SpecBuilder {
     spec_.n_vocab = r.integer("n_vocab", std::nullopt, 1, kMaxDim);
     spec_.context = r.integer("context", 4096, 1, int64_t{1} << 32);
     const std::string norm = r.text("norm", "rms");
+    const std::string position = r.text("norm_position", "before");
     spec_.norm_eps = static_cast<float>(r.number("norm_eps", 1e-6));
     spec_.norm_bias = r.flag("norm_bias", false);
     spec_.tied = r.flag("tied", false);
@@ -97,6 +120,11 @@ class SpecBuilder {
     MOE_TRY(r.finish());
     if (norm != "rms" && norm != "layer") return moe::invalid(fmt::format("model.norm: expected 'rms' or 'layer', got \"{}\"", norm));
     spec_.rms_norm = norm == "rms";
+    if (position != "before" && position != "after" && position != "both") {
+      return moe::invalid(fmt::format("model.norm_position: expected 'before', 'after' or 'both', got \"{}\"", position));
+    }
+    spec_.norm_before = position != "after";
+    spec_.norm_after = position != "before";
     variables_["n_layers"] = Value(n_layers_);
     return {};
   }
@@ -127,6 +155,12 @@ class SpecBuilder {
         }
       }
     }
+    if (const TomlNode* prefixes = tensors->find("prefixes")) {
+      spec_.tensors.erase("prefixes");
+      TableReader reader(*tensors, "tensors");
+      spec_.prefixes = reader.texts("prefixes");
+      if (spec_.prefixes.empty()) return moe::invalid(fmt::format("{}: tensors.prefixes: expected names, got none", prefixes->where()));
+    }
     // "ignored" reads as a tensor role whose names are prefixes.
     if (auto it = spec_.tensors.find("ignored"); it != spec_.tensors.end()) {
       for (const auto& p : it->second) spec_.ignored.push_back(p.name);
@@ -149,6 +183,13 @@ class SpecBuilder {
     a.o_bias = r.flag("o_bias", false);
     a.sinks = r.flag("sinks", false);
     a.window = r.integer("window", 0, 0, int64_t{1} << 40);
+    a.chunk = r.integer("chunk", 0, 0, int64_t{1} << 40);
+    a.temperature.strength = static_cast<float>(r.number("temperature", 0));
+    a.temperature.length = r.integer("temperature_length", 1, 1, int64_t{1} << 40);
+    a.temperature.offset = static_cast<int32_t>(r.integer("temperature_offset", 0, 0, 1));
+    a.qk_norm_after_rope = r.flag("qk_norm_after_rope", false);
+    a.qk_norm_weight = r.flag("qk_norm_weight", true);
+    a.norm_eps = static_cast<float>(r.number("norm_eps", spec_.norm_eps));
     a.soft_cap = static_cast<float>(r.number("soft_cap", 0));
     a.clip_qkv = static_cast<float>(r.number("clip_qkv", 0));
     const std::string qk_norm = r.text("qk_norm", "none");
@@ -197,13 +238,16 @@ class SpecBuilder {
     s.type = r.text("type", "default");
     s.theta = r.number("theta", 10000);
     s.factor = r.number("factor", 1);
-    s.context = wanted_context_ > 0 ? wanted_context_ : spec_.context;
     s.original_context = r.integer("original_context", 0, 0, int64_t{1} << 32);
+    if (has_two_regimes(s) && s.original_context > 0 && s.original_context < spec_.context) spec_.original_context = s.original_context;
+    s.context = wanted_context_ > 0 ? wanted_context_ : spec_.original_context > 0 ? spec_.original_context : spec_.context;
     s.beta_fast = r.number("beta_fast", 32);
     s.beta_slow = r.number("beta_slow", 1);
     s.mscale = r.number("mscale", 0);
     s.mscale_all_dim = r.number("mscale_all_dim", 0);
     s.attention_factor = r.number("attention_factor", 0);
+    s.short_attention_factor = r.number("short_attention_factor", 0);
+    s.long_attention_factor = r.number("long_attention_factor", 0);
     s.truncate = r.flag("truncate", true);
     s.low_freq_factor = r.number("low_freq_factor", 1);
     s.high_freq_factor = r.number("high_freq_factor", 4);
@@ -211,7 +255,15 @@ class SpecBuilder {
     s.long_factors = r.numbers("long_factors");
     MOE_TRY(r.finish());
     if (!enabled) a.rope.n_rot = 0;
+    // The shared key's rotary part is all that latent attention has of positions; what did not turn would have no place.
+    if (a.kind == AttentionKind::kLatent && a.rope.n_rot != rotated) {
+      return moe::invalid(fmt::format("rope.n_rot: expected {} (attention.rope_dim) with latent attention, got {}", rotated, a.rope.n_rot));
+    }
     MOE_ASSIGN(RopeTable table, rope_table(s, a.rope.n_rot));
+    a.rope.n_rot = static_cast<int64_t>(2 * table.inv_freq.size());
+    if (a.rope.n_rot > rotated) {
+      return moe::invalid(fmt::format("rope.n_rot: expected an even number up to {} (of a head), got {}", rotated, a.rope.n_rot - 1));
+    }
     a.rope.inv_freq = std::move(table.inv_freq);
     a.rope.scale = static_cast<float>(table.attention_factor);
     return {};

@@ -46,6 +46,13 @@ struct RopeSpec {
 enum class AttentionKind { kGroupedQuery, kLatent };
 enum class QkNorm { kNone, kPerHead, kWhole };  // kWhole: over all heads together (OLMoE)
 
+// Attention that sharpens with the position (arXiv 2501.19399): scale * (1 + strength * log(1 + floor((pos + offset) / length))).
+struct AttentionTemperature {
+  float strength = 0;  // 0: none
+  int64_t length = 1;  // positions
+  int32_t offset = 0;
+};
+
 struct AttentionSpec {
   AttentionKind kind = AttentionKind::kGroupedQuery;
   int64_t n_heads = 0;
@@ -60,11 +67,16 @@ struct AttentionSpec {
   float scale = 0;       // of q . k
   float soft_cap = 0;    // of the scores
   int64_t window = 0;    // 0: all
+  int64_t chunk = 0;     // > 0: positions attend inside chunks of so many (Llama-4)
+  AttentionTemperature temperature;
   float clip_qkv = 0;    // > 0: q, k, v are clamped to +-clip
   bool sinks = false;
   bool qkv_bias = false;
   bool o_bias = false;
   QkNorm qk_norm = QkNorm::kNone;
+  bool qk_norm_after_rope = false;
+  bool qk_norm_weight = true;
+  float norm_eps = 0;  // of the norms inside: of q and k, of latents
   RopeSpec rope;
 };
 
@@ -92,13 +104,16 @@ struct ModelSpec {
   std::string architecture;  // the file's name
   int64_t d_model = 0;
   int64_t n_vocab = 0;
-  int64_t context = 0;
+  int64_t context = 0;           // the longest
+  int64_t original_context = 0;  // > 0: beyond it the rotary frequencies are others, which short texts are the worse for
   bool rms_norm = true;  // otherwise layer norm
   float norm_eps = 0;
   bool norm_bias = false;
   bool tied = false;  // the head is the embedding
   bool head_bias = false;
-  // The layer's norms come after attention and feed-forward instead of before (OLMo-2), or both (sandwich).
+  // Each part of a layer has a norm before it, after it (OLMo-2), or both (sandwich).
+  bool norm_before = true;
+  bool norm_after = false;
   float embed_scale = 1;
   float residual_scale = 1;  // of what attention and experts add
   float logit_scale = 1;
@@ -109,6 +124,7 @@ struct ModelSpec {
   TensorMap router_tensors;  // by the router's roles
   TensorMap expert_tensors;  // by the expert plugin's roles
   TensorMap dense_tensors;   // the same in dense layers
+  std::vector<std::string> prefixes;  // in front of every name; the first with which the embedding is found counts
   std::vector<std::string> ignored;  // name prefixes that may lie in the file unused, with a note (multi-token prediction, ...)
   std::vector<std::string> notes;
 };

@@ -12,11 +12,17 @@ namespace {
 // Plain frequencies, theta^(-2i / n_rot), rounded to f32 as the reference implementations keep them.
 std::vector<double> plain(double theta, int64_t n_rot) {
   std::vector<double> out;
-  for (int64_t i = 0; i < n_rot / 2; ++i) {
+  for (int64_t i = 0; i < (n_rot + 1) / 2; ++i) {
     const auto exponent = static_cast<float>(2 * i) / static_cast<float>(n_rot);
     out.push_back(static_cast<float>(1.0F / std::pow(static_cast<float>(theta), exponent)));
   }
   return out;
+}
+
+// NTK-aware scaling: theta grows so that the slowest pair turns `ratio` times slower.
+std::vector<double> stretched(double theta, double ratio, int64_t n_rot) {
+  if (n_rot <= 2) return plain(theta, n_rot);
+  return plain(theta * std::pow(ratio, static_cast<double>(n_rot) / static_cast<double>(n_rot - 2)), n_rot);
 }
 
 double yarn_mscale(double factor, double mscale) { return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0; }
@@ -68,7 +74,8 @@ void apply_llama3(const RopeScaling& s, std::vector<double>& freq) {
 }
 
 moe::Status apply_longrope(const RopeScaling& s, int64_t n_rot, std::vector<double>& freq, double& attention) {
-  const auto& factors = s.context > s.original_context ? s.long_factors : s.short_factors;
+  const bool is_long = s.context > s.original_context;
+  const auto& factors = is_long ? s.long_factors : s.short_factors;
   if (factors.size() != freq.size()) {
     return moe::invalid(fmt::format("longrope factors: expected {} (half of {} rotary dimensions), got {}", freq.size(), n_rot, factors.size()));
   }
@@ -76,7 +83,9 @@ moe::Status apply_longrope(const RopeScaling& s, int64_t n_rot, std::vector<doub
     if (!(factors[i] > 0)) return moe::invalid(fmt::format("longrope factors: expected numbers above 0, got {}", factors[i]));
     freq[i] /= factors[i];
   }
-  attention = s.attention_factor > 0 ? s.attention_factor
+  const double own = is_long ? s.long_attention_factor : s.short_attention_factor;
+  attention = own > 0                ? own
+              : s.attention_factor > 0 ? s.attention_factor
               : s.factor <= 1        ? 1.0
                                      : std::sqrt(1 + std::log(s.factor) / std::log(static_cast<double>(s.original_context)));
   return {};
@@ -84,8 +93,10 @@ moe::Status apply_longrope(const RopeScaling& s, int64_t n_rot, std::vector<doub
 
 }  // namespace
 
+bool has_two_regimes(const RopeScaling& s) { return s.type == "longrope" || s.type == "dynamic"; }
+
 moe::Result<RopeTable> rope_table(const RopeScaling& s, int64_t n_rot) {
-  if (n_rot < 0 || n_rot % 2 != 0) return moe::invalid(fmt::format("rotary dimensions: expected an even number, got {}", n_rot));
+  if (n_rot < 0) return moe::invalid(fmt::format("rotary dimensions: expected 0 or more, got {}", n_rot));
   if (!(s.theta > 1)) return moe::invalid(fmt::format("rope theta: expected above 1, got {}", s.theta));
   if (!(s.factor > 0)) return moe::invalid(fmt::format("rope factor: expected above 0, got {}", s.factor));
   std::vector<double> freq = plain(s.theta, n_rot);
@@ -103,14 +114,15 @@ moe::Result<RopeTable> rope_table(const RopeScaling& s, int64_t n_rot) {
     apply_llama3(s, freq);
   } else if (s.type == "longrope") {
     MOE_TRY(apply_longrope(s, n_rot, freq, table.attention_factor));
+  } else if (s.type == "ntk") {
+    freq = stretched(s.theta, s.factor, n_rot);
   } else if (s.type == "dynamic") {
-    // NTK-aware: theta grows once the context is longer than the one that the model was trained on.
-    if (s.original_context > 0 && s.context > s.original_context && n_rot > 2) {
-      const double ratio = s.factor * static_cast<double>(s.context) / static_cast<double>(s.original_context) - (s.factor - 1);
-      freq = plain(s.theta * std::pow(ratio, static_cast<double>(n_rot) / static_cast<double>(n_rot - 2)), n_rot);
+    // The same once the context is longer than the one that the model was trained on, by as much as that is.
+    if (s.original_context > 0 && s.context > s.original_context) {
+      freq = stretched(s.theta, s.factor * static_cast<double>(s.context) / static_cast<double>(s.original_context) - (s.factor - 1), n_rot);
     }
   } else if (s.type != "default") {
-    return moe::unimplemented(fmt::format("rope type: expected default | linear | dynamic | yarn | llama3 | longrope, got \"{}\"", s.type));
+    return moe::unimplemented(fmt::format("rope type: expected default | linear | ntk | dynamic | yarn | llama3 | longrope, got \"{}\"", s.type));
   }
   for (const double f : freq) table.inv_freq.push_back(static_cast<float>(f));
   return table;

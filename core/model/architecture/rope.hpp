@@ -10,7 +10,7 @@
 namespace patchbay {
 
 struct RopeScaling {
-  std::string type = "default";  // default | linear | dynamic | yarn | llama3 | longrope
+  std::string type = "default";  // default | linear | ntk | dynamic | yarn | llama3 | longrope
   double theta = 10000;
   double factor = 1;
   int64_t context = 0;           // longest sequence in use
@@ -21,6 +21,9 @@ struct RopeScaling {
   double mscale = 0;
   double mscale_all_dim = 0;
   double attention_factor = 0;  // 0: by formula
+  // longrope: of the two regimes; 0: attention_factor
+  double short_attention_factor = 0;
+  double long_attention_factor = 0;
   bool truncate = true;         // whether the correction range is rounded to whole dimensions
   // llama3
   double low_freq_factor = 1;
@@ -31,9 +34,12 @@ struct RopeScaling {
 };
 
 struct RopeTable {
-  std::vector<float> inv_freq;  // [n_rot / 2]
+  std::vector<float> inv_freq;  // [n_rot / 2], rounded up: an odd number of dimensions turns one more
   double attention_factor = 1;  // of cos and sin
 };
+
+// Whether a longer context than the original one takes other frequencies, so that both cannot be had at once.
+bool has_two_regimes(const RopeScaling& scaling);
 
 // The table for n_rot dimensions. Errors name the setting that does not fit.
 moe::Result<RopeTable> rope_table(const RopeScaling& scaling, int64_t n_rot);

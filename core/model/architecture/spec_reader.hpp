@@ -26,6 +26,8 @@ class SpecReader {
   bool flag(std::string_view key, bool otherwise);
   std::string text(std::string_view key, std::optional<std::string> otherwise);
   std::vector<double> numbers(std::string_view key);
+  // A value of any type; none where it is null or missing.
+  std::optional<Value> value(std::string_view key);
   // The table as a plugin and its options: "plugin" and every other key; nulls are left out.
   PartSpec part();
 
@@ -35,7 +37,6 @@ class SpecReader {
   [[nodiscard]] moe::Status finish() const;
 
  private:
-  std::optional<Value> value(std::string_view key);
   std::optional<Value> evaluate(const TomlNode& node, std::string_view key);
   void fail(const TomlNode* at, std::string_view key, std::string message);
   void fail_type(std::string_view key, std::string_view expected, const Value& got);

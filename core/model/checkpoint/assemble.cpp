@@ -160,6 +160,7 @@ void TensorSource::decode_blocks(int64_t first, int64_t n, float* out) const {
 // Stored elements [first, first + n), without block scales.
 void TensorSource::decode_unscaled(int64_t first, int64_t n, float* out) const {
   const int64_t size = block_elements_;
+  if (size == 1) return decode_blocks(first, n, out);
   float block[256];
   while (n > 0) {
     const int64_t skip = first % size;
@@ -217,6 +218,34 @@ void TensorSource::read_axis(const Axis& axis, int64_t first, float* out) const 
   }
 }
 
+// Two axes of which `inner` lies closer together in memory and `across` in the output: tile by tile, so that both sides
+// are touched a cache line at a time, and the next runs are asked for in advance. [5760, 2880] bf16 stored transposed,
+// 64 rows at once, by the thread's own clock: 0.8 G elements/s; axis by axis 0.3.
+void TensorSource::read_transposed(const Axis& inner, const Axis& across, int64_t first, float* out) const {
+  constexpr int64_t kTile = 64;
+  constexpr int64_t kAhead = 16;
+  float tile[kTile * kTile];
+  const auto* data = reinterpret_cast<const char*>(data_->data);
+  const int64_t bits = static_cast<int64_t>(data_->bytes) * 8 / std::max<int64_t>(element_count(data_->shape), 1);
+  for (int64_t a = 0; a < across.n; a += kTile) {
+    const int64_t n_across = std::min(kTile, across.n - a);
+    for (int64_t b = 0; b < inner.n; b += kTile) {
+      const Axis part{std::min(kTile, inner.n - b), inner.stride, 1};
+      const int64_t at = first + a * across.stride + b * inner.stride;
+      const int64_t run_bytes = part.n * part.stride * bits / 8;
+      for (int64_t i = 0; i < n_across; ++i) {
+        const char* next = data + (at + (i + kAhead) * across.stride) * bits / 8;
+        for (int64_t byte = 0; byte < run_bytes; byte += 64) __builtin_prefetch(next + byte);
+        read_axis(part, at + i * across.stride, tile + i * kTile);
+      }
+      for (int64_t j = 0; j < part.n; ++j) {
+        float* to = out + (b + j) * inner.out_stride + a * across.out_stride;
+        for (int64_t i = 0; i < n_across; ++i) to[i * across.out_stride] = tile[i * kTile + j];
+      }
+    }
+  }
+}
+
 // The dimensions of rows [.., n) that have more than one element. Neighbours that lie in memory as they go out are one,
 // so that whole matrices are decoded in one call.
 std::vector<TensorSource::Axis> TensorSource::axes(int64_t n) const {
@@ -248,6 +277,13 @@ void TensorSource::read_f32(int64_t row, int64_t n, float* out) const {
       std::min_element(outer.begin(), outer.end(), [](const Axis& a, const Axis& b) { return a.stride < b.stride; });
   const Axis inner = *closest;
   outer.erase(closest);
+  Axis across;
+  if (inner.out_stride != 1 && !outer.empty()) {
+    const auto densest = std::min_element(outer.begin(), outer.end(),
+                                          [](const Axis& a, const Axis& b) { return a.out_stride < b.out_stride; });
+    across = *densest;
+    outer.erase(densest);
+  }
   std::array<int64_t, kMaxRank> at{};
   while (true) {
     int64_t stored = first;
@@ -256,7 +292,11 @@ void TensorSource::read_f32(int64_t row, int64_t n, float* out) const {
       stored += at[d] * outer[d].stride;
       place += at[d] * outer[d].out_stride;
     }
-    read_axis(inner, stored, out + place);
+    if (across.n > 1) {
+      read_transposed(inner, across, stored, out + place);
+    } else {
+      read_axis(inner, stored, out + place);
+    }
     size_t d = 0;
     while (d < outer.size() && ++at[d] == outer[d].n) at[d++] = 0;
     if (d == outer.size()) return;

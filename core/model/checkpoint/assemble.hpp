@@ -86,6 +86,7 @@ class TensorSource {
   void decode_run(int64_t first, int64_t n, float* out) const;
   void decode_unscaled(int64_t first, int64_t n, float* out) const;
   void read_axis(const Axis& axis, int64_t first, float* out) const;
+  void read_transposed(const Axis& inner, const Axis& across, int64_t first, float* out) const;
   void narrow(int64_t row, int64_t n, uint16_t* out, uint16_t (*convert)(float)) const;
 
   Kind kind_;

@@ -69,6 +69,17 @@ size_t Checkpoint::file_bytes() const {
   return sum;
 }
 
+std::filesystem::path Checkpoint::file_of(const TensorInfo& tensor) const {
+  const std::less_equal<> not_after;
+  for (const MappedFile& file : files_) {
+    const auto all = file.bytes();
+    if (not_after(all.data(), tensor.data) && not_after(tensor.data + tensor.bytes, all.data() + all.size())) {
+      return file.path();
+    }
+  }
+  return {};
+}
+
 void Checkpoint::release(const TensorInfo& tensor) const {
   const std::less_equal<> not_after;  // pointers into different mappings
   for (const MappedFile& file : files_) {

@@ -35,6 +35,9 @@ class Checkpoint {
   // Sum of the sizes of the files.
   [[nodiscard]] size_t file_bytes() const;
 
+  // The file that the tensor lies in, for messages; empty for a tensor of another checkpoint.
+  [[nodiscard]] std::filesystem::path file_of(const TensorInfo& tensor) const;
+
   // Gives the memory of the whole pages under the tensor back to the system, for one that has been packed elsewhere.
   // The tensor stays valid: reading it again reads the file again. Does nothing for a tensor of another checkpoint.
   void release(const TensorInfo& tensor) const;

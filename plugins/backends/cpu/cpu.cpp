@@ -98,6 +98,10 @@ class Cpu final : public Backend {
   Result<moe_op_info> find_op(std::string_view id, const moe_op_args& largest) override {
     for (const moe_op& op : ops_) {
       if (id != op.row->id) continue;
+      if ((largest.must_understand & ~op.row->known) != 0) {
+        return unimplemented("must_understand: expected bits of " + std::to_string(op.row->known) + ", got " +
+                             std::to_string(largest.must_understand));
+      }
       auto info = make<moe_op_info>();
       info.op = &op;
       info.implementation = kernels_->name;

@@ -20,6 +20,7 @@ using loops::item;
 
 struct OpRow {
   const char* id;  // MOE_OP_*
+  uint32_t known;  // bits of must_understand
   // Bytes of workspace for arguments of these shapes or smaller; data pointers may be null. [main-thread]
   uint64_t (*workspace)(const Kernels& kernels, const moe_op_args& largest);
   // Runs it to the end; nothing allocates but the text of an error. [compute-thread]
@@ -33,9 +34,9 @@ uint64_t no_workspace(const Kernels&, const Args&) {
 
 // A row from functions over the operation's own argument struct.
 template <typename Args, Status (*kRun)(const Kernels&, const Args&),
-          uint64_t (*kWorkspace)(const Kernels&, const Args&) = no_workspace<Args>>
+          uint64_t (*kWorkspace)(const Kernels&, const Args&) = no_workspace<Args>, uint32_t kKnown = 0>
 constexpr OpRow op_row(const char* id) {
-  return {id,
+  return {id, kKnown,
           [](const Kernels& k, const moe_op_args& args) { return kWorkspace(k, reinterpret_cast<const Args&>(args)); },
           [](const Kernels& k, const moe_op_args& args) { return kRun(k, reinterpret_cast<const Args&>(args)); }};
 }

@@ -139,7 +139,7 @@ class Attention {
 
   [[nodiscard]] Range range_of(int64_t i) const {
     const int64_t position = item<int32_t>(a_.positions, i);
-    return {a_.window > 0 ? std::max<int64_t>(0, position - a_.window + 1) : 0, position + 1};
+    return {loops::first_attended(a_, position), position + 1};
   }
 
   // Cuts rows and heads. The cut does not show in the results.
@@ -288,8 +288,9 @@ class Attention {
         ranges[q] = {0, 0};
         continue;
       }
-      const float shrink = kernels_.softmax(s.scores + q * kScoreStride, ranges[q].first, ranges[q].last, a_.scale,
-                                            a_.soft_cap, state[q]);
+      const auto scale = static_cast<float>(loops::attention_scale(a_, own.last - 1));
+      const float shrink =
+          kernels_.softmax(s.scores + q * kScoreStride, ranges[q].first, ranges[q].last, scale, a_.soft_cap, state[q]);
       if (shrink != 1.0F) kernels_.blend(shrink, o + q * o_stride_, 0.0F, nullptr, v_dim_);
     }
     for (int64_t q = 0; q < n;) {
@@ -415,7 +416,7 @@ Status attention(const Kernels& kernels, const moe_attention_args& args) {
   const int64_t n = args.q.shape[0];
   const int64_t max_positions = args.pages.page_table.shape[1] * args.pages.page_size;
   MOE_TRY(loops::expect_shape("out", args.out, n, args.q.shape[1], args.out.shape[2]));
-  if (args.window < 0) return loops::bad("window", "0 or more", args.window);
+  MOE_TRY(loops::check_attention_range(args));
   if (n == 0 || args.q.shape[1] == 0) return {};
   for (int64_t i = 0; i < n; ++i) {
     const int32_t position = item<int32_t>(args.positions, i);
@@ -429,7 +430,9 @@ Status attention(const Kernels& kernels, const moe_attention_args& args) {
   return {};
 }
 
-constexpr OpRow kOps[] = {op_row<moe_attention_args, attention, attention_workspace>(MOE_OP_ATTENTION)};
+constexpr OpRow kOps[] = {
+    op_row<moe_attention_args, attention, attention_workspace, MOE_ATTENTION_CHUNK | MOE_ATTENTION_TEMPERATURE>(
+        MOE_OP_ATTENTION)};
 
 }  // namespace
 

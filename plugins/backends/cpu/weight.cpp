@@ -229,9 +229,8 @@ void copy_rows(const moe_weight& w, const char* values, int64_t n_rows, const Pa
   }
 }
 
-// Rows of one panel from the source into place.
-void pack_panel(const moe_weight_source& source, const moe_weight& w, int64_t group, int64_t index, const void* raw,
-                float* scratch) {
+// Rows of one panel into place: as they are stored, or from f32.
+void pack_panel(const moe_weight& w, int64_t group, int64_t index, const void* raw, const float* values) {
   const int64_t rows = w.rows_as_they_are ? 1 : kPanel;
   const int64_t first = index * rows;
   const int64_t n = std::min(rows, w.n_out - first);
@@ -241,8 +240,7 @@ void pack_panel(const moe_weight_source& source, const moe_weight& w, int64_t gr
     return copy_blocks(w, static_cast<const char*>(raw) + first * row_bytes, n, panel);
   }
   if (raw != nullptr) return copy_rows(w, static_cast<const char*>(raw) + first * w.n_in * 2, n, panel);
-  source.read_f32(source.context, group, first, n, scratch);
-  for (int64_t r = 0; r < n; ++r) pack_row(w, scratch + r * w.n_in, r, panel);
+  for (int64_t r = 0; r < n; ++r) pack_row(w, values + r * w.n_in, r, panel);
 }
 
 void pack(const moe_weight_source& source, const moe_weight& w) {
@@ -251,19 +249,30 @@ void pack(const moe_weight_source& source, const moe_weight& w) {
                                                               (w.format == Format::kI4 && encoding == "q4_0"));
   const bool as_stored =
       same_blocks || ((w.format == Format::kF16 || w.format == Format::kBF16) && encoding == format_name(w.format));
-  // Rows that are kept as they are come in lots, so that a task is worth it.
-  const int64_t lot = w.rows_as_they_are ? 64 : 1;
+  // Rows are read in lots of 64: a task is worth it, and a source that is stored column by column is read by cache
+  // lines.
+  constexpr int64_t kLotRows = 64;
+  const int64_t panel_rows = w.rows_as_they_are ? 1 : kPanel;
+  const int64_t lot = kLotRows / panel_rows;
   const int64_t tasks = (w.n_panels + lot - 1) / lot;
   std::vector<std::vector<float>> scratch(static_cast<size_t>(n_threads()));
   std::vector<std::atomic<int64_t>> left(static_cast<size_t>(w.n_groups));
   for (auto& n : left) n = tasks;
   spread(w.n_groups * tasks, kSpreadCost, [&](int64_t task, int32_t thread) {
     const int64_t group = task / tasks;
+    const int64_t first = task % tasks * lot;
+    const int64_t end = std::min(w.n_panels, first + lot);
     const void* raw = as_stored && source.raw != nullptr ? source.raw(source.context, group) : nullptr;
-    auto& rows = scratch[static_cast<size_t>(thread)];
-    if (raw == nullptr) rows.resize(static_cast<size_t>((w.rows_as_they_are ? 1 : kPanel) * w.n_in));
-    const int64_t end = std::min(w.n_panels, (task % tasks + 1) * lot);
-    for (int64_t p = task % tasks * lot; p < end; ++p) pack_panel(source, w, group, p, raw, rows.data());
+    auto& values = scratch[static_cast<size_t>(thread)];
+    if (raw == nullptr) {
+      const int64_t row = first * panel_rows;
+      const int64_t n = std::min(kLotRows, w.n_out - row);
+      values.resize(static_cast<size_t>(kLotRows * w.n_in));
+      source.read_f32(source.context, group, row, n, values.data());
+    }
+    for (int64_t p = first; p < end; ++p) {
+      pack_panel(w, group, p, raw, raw == nullptr ? values.data() + (p - first) * panel_rows * w.n_in : nullptr);
+    }
     if (--left[static_cast<size_t>(group)] == 0 && source.done != nullptr) source.done(source.context, group);
   });
 }

@@ -49,6 +49,10 @@ class SwiGlu : public moe::Expert {
       moe::float_option("alpha", "1.702", 0.0, 1e3, "The factor inside swiglu_clamped's sigma.", kFlags),
       moe::bool_option("bias", "false",
                        "Biases of the routed experts: weights gate_bias, up_bias, down_bias (gpt-oss).", kFlags),
+      moe::bool_option("shared_bias", "false",
+                       "Biases of the shared experts and of dense layers: weights shared_gate_bias, shared_up_bias, "
+                       "shared_down_bias (ERNIE 4.5).",
+                       kFlags),
       moe::bool_option("shared_gate", "false",
                        "Whether the shared experts' sum is multiplied by sigma(shared_router . x) (Qwen2-MoE).",
                        kFlags),
@@ -64,7 +68,7 @@ class SwiGlu : public moe::Expert {
     if (config.n_experts == 0 && config.d_shared < 1)
       return expected("d_shared", "at least 1 in a dense layer", config.d_shared);
     declare(routed_, config.n_experts > 0 ? config.n_local_experts : 0, config.d_expert, options.flag("bias"));
-    declare(shared_, config.d_shared > 0 ? 1 : 0, config.d_shared, false);
+    declare(shared_, config.d_shared > 0 ? 1 : 0, config.d_shared, options.flag("shared_bias"));
     // A dense layer is not a shared expert: Qwen2-MoE's dense layers have no such gate.
     shared_gate_ = options.flag("shared_gate") && config.n_experts > 0;
     if (shared_gate_ && config.d_shared < 1) {
@@ -148,9 +152,12 @@ class SwiGlu : public moe::Expert {
       specs_.push_back(moe::weight_spec(is_shared ? "shared_up" : "up", n_groups, width, d, MOE_PLACE_PREPARED));
     specs_.push_back(moe::weight_spec(is_shared ? "shared_down" : "down", n_groups, d, width, MOE_PLACE_PREPARED));
     if (!biased) return;
-    specs_.push_back(moe::weight_spec("gate_bias", n_groups, width, 1, MOE_PLACE_DEVICE));
-    if (gated) specs_.push_back(moe::weight_spec("up_bias", n_groups, width, 1, MOE_PLACE_DEVICE));
-    specs_.push_back(moe::weight_spec("down_bias", n_groups, d, 1, MOE_PLACE_DEVICE));
+    const auto bias = [&](const char* routed, const char* shared, int64_t n) {
+      specs_.push_back(moe::weight_spec(is_shared ? shared : routed, n_groups, n, 1, MOE_PLACE_DEVICE));
+    };
+    bias("gate_bias", "shared_gate_bias", width);
+    if (gated) bias("up_bias", "shared_up_bias", width);
+    bias("down_bias", "shared_down_bias", d);
   }
 
   // Binds the set's weights and finds its operation; returns the operation's workspace in bytes.

@@ -235,12 +235,14 @@ def ropes(r):
 
 def attentions(r):
     page_size, max_pages, sequences = 4, 5, 2
-    for name, heads, kv_heads, k_dim, v_dim, window, sink, cap, latent in (
-            ("plain", 2, 2, 8, 8, 0, False, 0.0, False),
-            ("grouped-query with a window", 6, 2, 8, 5, 6, False, 0.0, False),
-            ("sinks and a window", 4, 1, 8, 8, 3, True, 0.0, False),
-            ("soft cap", 2, 1, 7, 9, 0, False, 2.0, False),
-            ("latent: v is a prefix of k", 4, 1, 12, 8, 0, False, 0.0, True)):
+    for name, heads, kv_heads, k_dim, v_dim, window, sink, cap, latent, chunk, heat in (
+            ("plain", 2, 2, 8, 8, 0, False, 0.0, False, 0, None),
+            ("grouped-query with a window", 6, 2, 8, 5, 6, False, 0.0, False, 0, None),
+            ("sinks and a window", 4, 1, 8, 8, 3, True, 0.0, False, 0, None),
+            ("soft cap", 2, 1, 7, 9, 0, False, 2.0, False, 0, None),
+            ("latent: v is a prefix of k", 4, 1, 12, 8, 0, False, 0.0, True, 0, None),
+            ("chunks", 4, 2, 6, 6, 0, False, 0.0, False, 5, None),
+            ("a temperature that grows with the position", 2, 1, 6, 6, 0, False, 0.0, False, 0, (0.25, 4, 1))):
         table = r.permutation(sequences * max_pages).reshape(sequences, max_pages)
         rows = sequences * max_pages * page_size
         k = f32(r.normal(0, 1, (rows, kv_heads, k_dim)))
@@ -252,16 +254,20 @@ def attentions(r):
         out = np.zeros((4, heads, v_dim))
         for i in range(4):
             first = max(0, pos[i] - window + 1) if window else 0
+            if chunk:
+                first = max(first, pos[i] - pos[i] % chunk)
+            own_scale = scale * (1 + heat[0] * np.log(1 + np.floor((pos[i] + heat[2]) / heat[1]))) if heat else scale
             at = [table[seq[i], p // page_size] * page_size + p % page_size for p in range(first, pos[i] + 1)]
             for h in range(heads):
                 g = h * kv_heads // heads
-                s = k[at, g].astype(np.float64) @ q[i, h].astype(np.float64) * scale
+                s = k[at, g].astype(np.float64) @ q[i, h].astype(np.float64) * own_scale
                 if cap:
                     s = cap * np.tanh(s / cap)
                 e = np.exp(s)
                 out[i, h] = e @ v[at, g].astype(np.float64) / (e.sum() + (np.exp(float(sinks[h])) if sink else 0.0))
         yield dict(name=name, q=q, k=k, v=[] if latent else v, v_dim=v_dim, page_table=table, page_size=page_size, sequences=seq,
-                   positions=pos, sinks=sinks if sink else [], window=window, scale=scale, soft_cap=cap, out=out)
+                   positions=pos, sinks=sinks if sink else [], window=window, scale=scale, soft_cap=cap, out=out,
+                   chunk=chunk, **(dict(zip(("temperature", "temperature_length", "temperature_offset"), heat)) if heat else {}))
 
 
 def act(kind, g, u, limit, alpha, gated):

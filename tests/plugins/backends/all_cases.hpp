@@ -21,6 +21,7 @@ inline std::vector<OpCase> all_cases(const std::string& id, uint64_t seeds) {
       if (is(MOE_OP_GATHER)) out.push_back(gather_case(seed));
       if (is(MOE_OP_COMBINE)) out.push_back(combine_case(seed));
       if (is(MOE_OP_ADD)) out.push_back(add_case(seed));
+      if (is(MOE_OP_CLAMP)) out.push_back(clamp_case(seed));
       if (is(MOE_OP_ARGMAX)) out.push_back(argmax_case(seed));
     }
     for (const int32_t activation : kActivations) {

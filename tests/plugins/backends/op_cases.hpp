@@ -263,6 +263,24 @@ inline OpCase add_case(uint64_t seed) {
   });
 }
 
+inline OpCase clamp_case(uint64_t seed) {
+  CaseBuilder<moe_clamp_args> b(MOE_OP_CLAMP, seed);
+  const int64_t n = some_rows(b.random);
+  const int64_t dim = some_width(b.random);
+  b.args.limit = b.random.pick({0.3F, 1.0F, 8.0F});
+  b.note("n", n);
+  b.note("dim", dim);
+  const size_t x = b.f32(b.args.x, {n, dim}, true);
+  if (b.random.chance(0.5)) {
+    b.output(b.args.out, {n, dim});
+  } else {
+    b.args.out = b.args.x;
+    b.view(b.args.out, x, 0, true);
+    b.array(x).output = true;
+  }
+  return b.build(n, [](const moe_clamp_args&, const WeightRow&, Tolerances&) {});  // nothing is rounded
+}
+
 inline OpCase argmax_case(uint64_t seed) {
   CaseBuilder<moe_argmax_args> b(MOE_OP_ARGMAX, seed);
   const int64_t n = some_rows(b.random);

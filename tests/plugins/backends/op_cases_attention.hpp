@@ -83,7 +83,13 @@ inline OpCase cache_store_case(uint64_t seed, int32_t dtype) {
 // on top.
 inline void attention_tolerance(const moe_attention_args& a, int64_t i, int64_t h, std::vector<double>& tol) {
   const int64_t last = element<int32_t>(a.positions, i);
-  const int64_t first = a.window > 0 ? std::max<int64_t>(0, last - a.window + 1) : 0;
+  int64_t first = a.window > 0 ? std::max<int64_t>(0, last - a.window + 1) : 0;
+  if (a.chunk > 0) first = std::max(first, last / a.chunk * a.chunk);
+  double scale = a.scale;
+  if (a.temperature > 0) {
+    const int64_t lengths = (last + a.temperature_offset) / a.temperature_length;
+    scale *= 1 + a.temperature * std::log(1.0 + static_cast<double>(lengths));
+  }
   const int64_t kv = h * (a.k.ndim == 3 ? a.k.shape[1] : 1) / a.q.shape[1];
   const auto* pages = static_cast<const int32_t*>(a.pages.page_table.data) +
                       element<int32_t>(a.sequences, i) * a.pages.page_table.strides[0];
@@ -95,7 +101,7 @@ inline void attention_tolerance(const moe_attention_args& a, int64_t i, int64_t 
     double dot = 0.0;
     double size = 0.0;
     for (int64_t c = 0; c < a.q.shape[2]; ++c) {
-      const double term = a.scale * value(a.q, i, h, c) * value(a.k, at(p), kv, c);
+      const double term = scale * value(a.q, i, h, c) * value(a.k, at(p), kv, c);
       dot += term;
       size += std::fabs(term);
     }
@@ -129,17 +135,30 @@ inline OpCase attention_case(uint64_t seed, int32_t dtype, bool latent) {
   b.args.window = b.random.pick<int64_t>({0, 0, 1, 3, 17, 1000});
   b.args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(k_dim)));
   b.args.soft_cap = b.random.chance(0.3) ? static_cast<float>(b.random.uniform(1, 50)) : 0.0F;
+  if (b.random.chance(0.3)) {
+    b.args.chunk = b.random.pick<int64_t>({1, 4, 11});
+    b.args.header.must_understand |= MOE_ATTENTION_CHUNK;
+  }
+  if (b.random.chance(0.3)) {
+    b.args.temperature = 0.3F;
+    b.args.temperature_length = b.random.pick<int64_t>({1, 3, 20});
+    b.args.temperature_offset = static_cast<int32_t>(b.random.below(2));
+    b.args.header.must_understand |= MOE_ATTENTION_TEMPERATURE;
+  }
   b.args.pages.page_size = page_size;
-  for (const auto& [name, v] : std::initializer_list<std::pair<const char*, int64_t>>{{"n", n},
-                                                                                      {"heads", heads},
-                                                                                      {"kv_heads", kv_heads},
-                                                                                      {"k_dim", k_dim},
-                                                                                      {"v_dim", v_dim},
-                                                                                      {"dtype", dtype},
-                                                                                      {"latent", latent},
-                                                                                      {"page_size", page_size},
-                                                                                      {"max_pages", max_pages},
-                                                                                      {"window", b.args.window}}) {
+  for (const auto& [name, v] :
+       std::initializer_list<std::pair<const char*, int64_t>>{{"n", n},
+                                                              {"heads", heads},
+                                                              {"kv_heads", kv_heads},
+                                                              {"k_dim", k_dim},
+                                                              {"v_dim", v_dim},
+                                                              {"dtype", dtype},
+                                                              {"latent", latent},
+                                                              {"page_size", page_size},
+                                                              {"max_pages", max_pages},
+                                                              {"window", b.args.window},
+                                                              {"chunk", b.args.chunk},
+                                                              {"temperature_length", b.args.temperature_length}}) {
     b.note(name, v);
   }
   b.f32(b.args.q, {n, heads, k_dim}, true, b.random.pick({1.0, 1.0, 20.0}));

@@ -221,6 +221,12 @@ TEST(Loops, attention_follows_pages_windows_sinks_and_latent_views) {
     a.pages.page_size = c.at("page_size");
     a.sinks = sinks.view();
     a.window = c.at("window");
+    a.chunk = c.value("chunk", 0);
+    a.temperature = c.value("temperature", 0.0F);
+    a.temperature_length = c.value("temperature_length", 1);
+    a.temperature_offset = c.value("temperature_offset", 0);
+    if (a.chunk > 0) a.header.must_understand |= MOE_ATTENTION_CHUNK;
+    if (a.temperature > 0) a.header.must_understand |= MOE_ATTENTION_TEMPERATURE;
     a.scale = c.at("scale");
     a.soft_cap = c.at("soft_cap");
     std::vector<float> out(static_cast<size_t>(q.shape[0] * q.shape[1] * v_dim));

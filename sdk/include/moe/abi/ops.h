@@ -93,8 +93,13 @@ typedef struct moe_pages {
  *   out[i, h] = sum_p a_p v[p, kv(h)],  a = softmax_p(scale * q[i, h] . k[p, kv(h)]),  p in [max(0, pos - window + 1), pos]
  * with pos = positions[i] and kv(h) = h * n_kv_heads / n_heads. Row i belongs to sequence sequences[i]; its own key and value have been
  * stored before. For latent attention k and v are views of the same rows, v a prefix: one kv head, k_dim = rank + rope, v_dim =
- * rank. `sinks` [n_heads] adds exp(sink) to the softmax's denominator (gpt-oss). soft_cap > 0: scores = cap * tanh(scores / cap). */
+ * rank. `sinks` [n_heads] adds exp(sink) to the softmax's denominator (gpt-oss). soft_cap > 0: scores = cap * tanh(scores / cap).
+ * Two more, each with a bit in must_understand when it is used:
+ *   chunk > 0 (MOE_ATTENTION_CHUNK): positions attend within chunks of so many, p >= pos - pos % chunk (Llama-4's local layers)
+ *   temperature > 0 (MOE_ATTENTION_TEMPERATURE): row i's scale is scale * (1 + temperature * log(1 + floor((pos +
+ *   temperature_offset) / temperature_length))) (arXiv 2501.19399; Llama-4's global layers) */
 #define MOE_OP_ATTENTION "moe.op.attention/1"
+enum { MOE_ATTENTION_CHUNK = 1, MOE_ATTENTION_TEMPERATURE = 2 };
 typedef struct moe_attention_args {
   moe_op_args header;
   moe_tensor q;         /* [n, n_heads, k_dim] */
@@ -108,6 +113,10 @@ typedef struct moe_attention_args {
   int64_t window;   /* 0: all */
   float scale;
   float soft_cap;
+  int64_t chunk;              /* 0: all */
+  int64_t temperature_length; /* positions, at least 1 with a temperature */
+  float temperature;          /* 0: none */
+  int32_t temperature_offset;
 } moe_attention_args;
 
 /* From gate logits to a plan (ids, weights). In order: soft cap; score s; selection score c = s + bias; groups; top-k or what
@@ -274,6 +283,16 @@ typedef struct moe_add_args {
   float alpha;
   float beta;
 } moe_add_args;
+
+/* out = x, but at least -limit and at most limit (OLMo, DBRX: queries, keys and values). NaN stays. out may be x. */
+#define MOE_OP_CLAMP "moe.op.clamp/1"
+typedef struct moe_clamp_args {
+  moe_op_args header;
+  moe_tensor x;   /* [n, dim] */
+  moe_tensor out; /* [n, dim] */
+  float limit;    /* above 0 */
+  int32_t reserved;
+} moe_clamp_args;
 
 /* ids[i] = the lowest index of the largest value of row i; NaN anywhere in the row gives -1. */
 #define MOE_OP_ARGMAX "moe.op.argmax/1"

@@ -34,24 +34,25 @@ uint64_t no_workspace(const Args&, const LoopContext&) {
   return 0;
 }
 
-// The argument struct of an operation, if that is what `args` is.
+// The argument struct of an operation, if that is what `args` is, with no bit in must_understand beyond `known`.
 template <typename Args>
-Status check_header(const moe_op_args& args) {
+Status check_header(const moe_op_args& args, uint32_t known) {
   if (args.struct_size < sizeof(Args))
     return bad("struct_size", "at least " + std::to_string(sizeof(Args)), args.struct_size);
-  if (args.must_understand == 0) return {};
-  return unimplemented("must_understand: expected 0, got " + std::to_string(args.must_understand));
+  if ((args.must_understand & ~known) == 0) return {};
+  return unimplemented("must_understand: expected bits of " + std::to_string(known) + ", got " +
+                       std::to_string(args.must_understand));
 }
 
 template <typename Args, Status (*kRun)(const Args&, const LoopContext&),
-          uint64_t (*kWorkspace)(const Args&, const LoopContext&) = no_workspace<Args>>
+          uint64_t (*kWorkspace)(const Args&, const LoopContext&) = no_workspace<Args>, uint32_t kKnown = 0>
 constexpr LoopOp loop_op(const char* id) {
   return {id,
           [](const moe_op_args& args, const LoopContext& ctx) -> uint64_t {
-            return check_header<Args>(args).ok() ? kWorkspace(reinterpret_cast<const Args&>(args), ctx) : 0;
+            return check_header<Args>(args, kKnown).ok() ? kWorkspace(reinterpret_cast<const Args&>(args), ctx) : 0;
           },
           [](const moe_op_args& args, const LoopContext& ctx) -> Status {
-            MOE_TRY(check_header<Args>(args));
+            MOE_TRY(check_header<Args>(args, kKnown));
             return kRun(reinterpret_cast<const Args&>(args), ctx);
           }};
 }
@@ -64,7 +65,8 @@ inline constexpr LoopOp kOps[] = {
     detail::loop_op<moe_matmul_args, matmul, matmul_workspace>(MOE_OP_MATMUL),
     detail::loop_op<moe_rope_args, rope>(MOE_OP_ROPE),
     detail::loop_op<moe_cache_store_args, cache_store>(MOE_OP_CACHE_STORE),
-    detail::loop_op<moe_attention_args, attention, attention_workspace>(MOE_OP_ATTENTION),
+    detail::loop_op<moe_attention_args, attention, attention_workspace,
+                    MOE_ATTENTION_CHUNK | MOE_ATTENTION_TEMPERATURE>(MOE_OP_ATTENTION),
     detail::loop_op<moe_route_op_args, route, route_workspace>(MOE_OP_ROUTE),
     detail::loop_op<moe_activation_args, activation>(MOE_OP_ACTIVATION),
     detail::loop_op<moe_ffn_args, ffn, ffn_workspace>(MOE_OP_FFN),
@@ -72,6 +74,7 @@ inline constexpr LoopOp kOps[] = {
     detail::loop_op<moe_grouped_matmul_args, grouped_matmul, grouped_matmul_workspace>(MOE_OP_GROUPED_MATMUL),
     detail::loop_op<moe_combine_args, combine>(MOE_OP_COMBINE),
     detail::loop_op<moe_add_args, add>(MOE_OP_ADD),
+    detail::loop_op<moe_clamp_args, clamp>(MOE_OP_CLAMP),
     detail::loop_op<moe_argmax_args, argmax>(MOE_OP_ARGMAX),
 };
 

@@ -77,6 +77,27 @@ inline const float* cache_row(const moe_tensor& t, int64_t r, int64_t g, int64_t
   return scratch;
 }
 
+// The first position that a row at `position` attends to.
+inline int64_t first_attended(const moe_attention_args& args, int64_t position) {
+  int64_t first = args.window > 0 ? position - args.window + 1 : 0;
+  if (args.chunk > 0) first = std::max(first, position - position % args.chunk);
+  return std::max<int64_t>(first, 0);
+}
+// Its scale of q . k.
+inline double attention_scale(const moe_attention_args& args, int64_t position) {
+  if (!(args.temperature > 0.0F) || position < 0) return args.scale;
+  const int64_t lengths = (position + args.temperature_offset) / args.temperature_length;
+  return args.scale * (1.0 + args.temperature * std::log1p(static_cast<double>(lengths)));
+}
+inline Status check_attention_range(const moe_attention_args& args) {
+  if (args.window < 0) return bad("window", "0 or more", args.window);
+  if (args.chunk < 0) return bad("chunk", "0 or more", args.chunk);
+  if (!(args.temperature > 0.0F)) return {};
+  if (args.temperature_length < 1) return bad("temperature_length", "1 or more", args.temperature_length);
+  if (args.temperature_offset < 0) return bad("temperature_offset", "0 or more", args.temperature_offset);
+  return {};
+}
+
 // What one thread of attention needs.
 struct AttentionSpace {
   double* scores;  // [max_positions]
@@ -110,6 +131,7 @@ struct AttentionRow {
   int64_t kv_head;
   int64_t first;
   int64_t last;
+  double scale;
 
   [[nodiscard]] int64_t cache_row_of(int64_t p) const {
     return pages[p / args.pages.page_size] * args.pages.page_size + p % args.pages.page_size;
@@ -130,7 +152,7 @@ struct AttentionRow {
         for (int64_t j = 0; j < 4; ++j) dot[j] += space.query[c] * k[j][c];
       }
       for (int64_t j = 0; j < count; ++j) {
-        const double s = args.scale * dot[j];
+        const double s = scale * dot[j];
         space.scores[p + j - first] = cap > 0.0 ? cap * std::tanh(s / cap) : s;
       }
     }
@@ -171,7 +193,7 @@ inline Status attention(const moe_attention_args& args, const LoopContext& ctx) 
   const int64_t kv_heads = args.k.ndim == 3 ? args.k.shape[1] : 1;
   const int64_t max_positions = args.pages.page_table.shape[1] * args.pages.page_size;
   MOE_TRY(expect_shape("out", args.out, n, heads, v_dim));
-  if (args.window < 0) return bad("window", "0 or more", args.window);
+  MOE_TRY(check_attention_range(args));
   if (n == 0 || heads == 0) return {};
   for (int64_t i = 0; i < n; ++i) {
     const int32_t position = item<int32_t>(args.positions, i);
@@ -191,7 +213,7 @@ inline Status attention(const moe_attention_args& args, const LoopContext& ctx) 
     Arena mine(part);
     const AttentionSpace space = attention_space(mine, args);
     const int64_t last = item<int32_t>(args.positions, i);
-    const int64_t first = args.window > 0 ? std::max<int64_t>(0, last - args.window + 1) : 0;
+    const int64_t first = first_attended(args, last);
     const int32_t* pages = row<int32_t>(args.pages.page_table, item<int32_t>(args.sequences, i));
     float* out = at(args.out, i, h);
     if (last < 0) {
@@ -200,7 +222,7 @@ inline Status attention(const moe_attention_args& args, const LoopContext& ctx) 
     }
     const float* q = at(args.q, i, h);
     std::copy_n(q, k_dim, space.query);
-    const AttentionRow one_row{args, space, pages, h * kv_heads / heads, first, last};
+    const AttentionRow one_row{args, space, pages, h * kv_heads / heads, first, last, attention_scale(args, last)};
     one_row.score(k_dim);
     const double denominator = one_row.exponentiate(present(args.sinks) ? &item<float>(args.sinks, h) : nullptr);
     one_row.mix(denominator, v_dim, out);

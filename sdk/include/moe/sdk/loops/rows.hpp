@@ -1,4 +1,5 @@
-// Loops that treat each row by itself: embed, norm, gather, combine, add, argmax, activation. See moe/sdk/loops.hpp.
+// Loops that treat each row by itself: embed, norm, gather, combine, add, clamp, argmax, activation. See
+// moe/sdk/loops.hpp.
 #pragma once
 
 #include "moe/sdk/loops/common.hpp"
@@ -121,6 +122,21 @@ inline Status add(const moe_add_args& args, const LoopContext& ctx) {
     float* out = at(args.out, i);
     for (int64_t c = 0; c < dim; ++c)
       out[c] = static_cast<float>(y == nullptr ? alpha * x[c] : alpha * x[c] + beta * y[c]);
+  });
+  return {};
+}
+
+// MOE_OP_CLAMP.
+inline Status clamp(const moe_clamp_args& args, const LoopContext& ctx) {
+  const int64_t n = args.x.shape[0];
+  const int64_t dim = args.x.shape[1];
+  MOE_TRY(expect_shape("out", args.out, n, 1, dim));
+  if (!(args.limit > 0.0F)) return invalid("limit: expected above 0, got " + std::to_string(args.limit));
+  const float limit = args.limit;
+  spread(ctx, n, dim, [&](int64_t i, int32_t) {
+    const float* x = at(args.x, i);
+    float* out = at(args.out, i);
+    for (int64_t c = 0; c < dim; ++c) out[c] = x[c] > limit ? limit : (x[c] < -limit ? -limit : x[c]);
   });
   return {};
 }

@@ -1,0 +1,104 @@
+#include "core/engine/layer.hpp"
+
+namespace patchbay {
+
+moe::Status Norm::build(StepDevice& device, BuildContext& ctx, const TensorMap& map, const std::string& role,
+                        int64_t dim, const moe_tensor& x_shape, const NormKind& kind) {
+  args_ = moe::op_args<moe_norm_args>();
+  if (kind.has_weight) {
+    MOE_ASSIGN(const auto weight, ctx.weights.vectors(map, role, ctx.layer, 1, dim));
+    MOE_ASSIGN(weight_, WeightLoader::upload(device.device(), weight));
+    args_.weight = moe::tensor(weight_.data(), MOE_F32, {dim}, device.device().where());
+  }
+  if (kind.has_weight && ctx.spec.norm_bias) {
+    MOE_ASSIGN(const auto bias, ctx.weights.vectors(map, role + "_bias", ctx.layer, 1, dim));
+    MOE_ASSIGN(bias_, WeightLoader::upload(device.device(), bias));
+    args_.bias = moe::tensor(bias_.data(), MOE_F32, {dim}, device.device().where());
+  }
+  args_.eps = kind.eps.value_or(ctx.spec.norm_eps);
+  args_.kind = ctx.spec.rms_norm ? MOE_NORM_RMS : MOE_NORM_LAYER;
+  args_.x = x_shape;
+  args_.out = x_shape;
+  MOE_ASSIGN(op_, find_op(device, MOE_OP_NORM, args_));
+  return {};
+}
+
+moe::Status Norm::run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const {
+  moe_norm_args args = args_;
+  args.x = x;
+  args.out = out;
+  return device.launch(op_, args);
+}
+
+moe::Status Linear::build(StepDevice& device, BuildContext& ctx, const MatrixSet& set, const std::vector<float>& bias,
+                          const moe_tensor& x_shape, const moe_tensor& out_shape, moe_activation_type activation,
+                          const char* encoding, bool accumulate, float scale) {
+  MOE_ASSIGN(weight_, ctx.weights.prepare(device.device(), set, encoding));
+  args_ = moe::op_args<moe_matmul_args>();
+  args_.weight = weight_.get();
+  if (!bias.empty()) {
+    MOE_ASSIGN(bias_, WeightLoader::upload(device.device(), bias));
+    args_.bias = moe::tensor(bias_.data(), MOE_F32, {static_cast<int64_t>(bias.size())}, device.device().where());
+  }
+  args_.scale = scale;
+  args_.activation = activation;
+  args_.accumulate = accumulate ? 1 : 0;
+  args_.x = x_shape;
+  args_.out = out_shape;
+  MOE_ASSIGN(op_, find_op(device, MOE_OP_MATMUL, args_));
+  return {};
+}
+
+moe::Status Linear::run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const {
+  moe_matmul_args args = args_;
+  args.x = x;
+  args.out = out;
+  return device.launch(op_, args);
+}
+
+moe::Status Branch::build(StepDevice& device, BuildContext& ctx, const std::string& before, const std::string& after) {
+  residual_scale_ = ctx.spec.residual_scale;
+  const int64_t d = ctx.spec.d_model;
+  const moe_tensor x = shape_f32({ctx.limits.max_tokens, d});
+  if (!before.empty()) MOE_TRY(before_.build(device, ctx, ctx.spec.layer_tensors, before, d, x));
+  if (after.empty()) return {};
+  MOE_TRY(after_.build(device, ctx, ctx.spec.layer_tensors, after, d, x));
+  slot_ = device.scratch().request("branch", static_cast<uint64_t>(ctx.limits.max_tokens * d) * 4);
+  add_args_ = moe::op_args<moe_add_args>();
+  add_args_.x = add_args_.y = add_args_.out = x;
+  MOE_ASSIGN(add_op_, find_op(device, MOE_OP_ADD, add_args_));
+  return {};
+}
+
+moe::Result<moe_tensor> Branch::enter(StepDevice& device) const {
+  if (!before_.present()) return device.x();
+  MOE_TRY(before_.run(device, device.x(), device.h()));
+  return device.h();
+}
+
+moe::Result<moe_tensor> Branch::target(StepDevice& device) const {
+  if (!after_.present()) return device.x();
+  const moe_tensor own = device.scratch_f32(slot_, {device.n_tokens(), device.x().shape[1]});
+  // Zero times the stream: what is not a number there stays one, which is right.
+  moe_add_args zero = add_args_;
+  zero.x = device.x();
+  zero.y = moe::absent();
+  zero.out = own;
+  zero.alpha = 0;
+  MOE_TRY(device.launch(add_op_, zero));
+  return own;
+}
+
+moe::Status Branch::leave(StepDevice& device) const {
+  if (!after_.present()) return {};
+  const moe_tensor own = device.scratch_f32(slot_, {device.n_tokens(), device.x().shape[1]});
+  MOE_TRY(after_.run(device, own, own));
+  moe_add_args add = add_args_;
+  add.x = add.out = device.x();
+  add.y = own;
+  add.alpha = 1;
+  add.beta = residual_scale_;
+  return device.launch(add_op_, add);
+}
+
+}  // namespace patchbay

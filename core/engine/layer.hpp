@@ -1,0 +1,82 @@
+// What the parts of a layer are made of: a norm, a product, and the branch that leaves the residual stream and comes
+// back to it.
+#pragma once
+
+#include <optional>
+
+#include "core/engine/step.hpp"
+#include "core/engine/weights.hpp"
+
+namespace patchbay {
+
+// What every part of a layer is built with.
+struct BuildContext {
+  WeightLoader& weights;
+  const ModelSpec& spec;
+  const StepLimits& limits;
+  Precision precision;
+  int32_t cache_dtype;  // MOE_F32 | MOE_F16 | MOE_BF16
+  int64_t layer;
+};
+
+// Where a norm differs from the model's others.
+struct NormKind {
+  std::optional<float> eps;
+  bool has_weight = true;
+};
+
+// A norm of the model's kind, with its weight on a device.
+class Norm {
+ public:
+  // `map`/`role`: its weight; `shape` as the operation sees x.
+  moe::Status build(StepDevice& device, BuildContext& ctx, const TensorMap& map, const std::string& role, int64_t dim,
+                    const moe_tensor& x_shape, const NormKind& kind = {});
+  moe::Status run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const;
+  [[nodiscard]] bool present() const { return static_cast<bool>(op_); }
+
+ private:
+  Buffer weight_, bias_;
+  moe_norm_args args_{};
+  moe::Op op_;
+};
+
+// A product with a prepared weight.
+class Linear {
+ public:
+  // x_shape and out_shape with as many rows as will come; `bias` may be empty.
+  moe::Status build(StepDevice& device, BuildContext& ctx, const MatrixSet& set, const std::vector<float>& bias,
+                    const moe_tensor& x_shape, const moe_tensor& out_shape, moe_activation_type activation,
+                    const char* encoding, bool accumulate = false, float scale = 1.0F);
+  moe::Status run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const;
+  [[nodiscard]] uint64_t weight_bytes() const { return weight_.bytes(); }
+
+ private:
+  PreparedWeight weight_;
+  Buffer bias_;
+  moe_matmul_args args_{};
+  moe::Op op_;
+};
+
+// x += residual_scale * after(f(before(x))), the frame of each part of a layer; either norm may be missing. Where there
+// is no norm after f, f adds to x itself, scaled.
+class Branch {
+ public:
+  // Roles of the norms' weights, "" for none.
+  moe::Status build(StepDevice& device, BuildContext& ctx, const std::string& before, const std::string& after);
+
+  // What f reads: the device's h, or x where there is no norm before it.
+  moe::Result<moe_tensor> enter(StepDevice& device) const;
+  // Where f adds scale() * f(...): the residual stream, or memory of the branch's own that is zero.
+  moe::Result<moe_tensor> target(StepDevice& device) const;
+  moe::Status leave(StepDevice& device) const;
+  [[nodiscard]] float scale() const { return after_.present() ? 1.0F : residual_scale_; }
+
+ private:
+  Norm before_, after_;
+  moe::Op add_op_;
+  moe_add_args add_args_{};
+  size_t slot_ = 0;
+  float residual_scale_ = 1;
+};
+
+}  // namespace patchbay
