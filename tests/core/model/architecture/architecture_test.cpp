@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
 #include "core/model/architecture/rope.hpp"
 #include "core/model/json/json.hpp"
 
@@ -75,6 +79,56 @@ TEST(Architecture, impossible_numbers_are_refused_before_anything_is_built) {
   }
 }
 
+TEST(Architecture, a_model_with_two_rotary_regimes_is_short_unless_a_longer_context_is_asked_for) {
+  nlohmann::json config = config_of("mixtral");
+  config["max_position_embeddings"] = 4096;
+  config["original_max_position_embeddings"] = 512;
+  const auto half = static_cast<size_t>(library().describe(config)->layers[0].attention.rope.n_rot / 2);
+  config["rope_parameters"] = {{"rope_type", "longrope"},
+                               {"rope_theta", 10000.0},
+                               {"short_factor", std::vector<double>(half, 1.0)},
+                               {"long_factor", std::vector<double>(half, 2.0)}};
+  const auto usual = library().describe(config);
+  ASSERT_TRUE(usual.ok()) << usual.error().message;
+  EXPECT_EQ(usual->original_context, 512);
+  EXPECT_EQ(usual->layers[0].attention.rope.inv_freq[0], 1.0F);
+  EXPECT_EQ(library().describe(config, "", 513)->layers[0].attention.rope.inv_freq[0], 0.5F);
+}
+
+TEST(Architecture, latent_attention_turns_all_of_its_rotary_part_or_is_refused) {
+  const auto text = [](const char* n_rot) {
+    return std::string("base = \"deepseek_v3\"\nmatch = \"Other\"\n[rope]\nn_rot = ") + n_rot + "\n";
+  };
+  const auto folder = std::filesystem::path(testing::TempDir()) / "patchbay_architectures";
+  std::filesystem::create_directories(folder);
+  for (const char* n_rot : {"2", "8"}) {
+    std::ofstream(folder / "other.toml") << text(n_rot);
+    const auto other = ArchitectureLibrary::open({folder, PATCHBAY_SOURCE_DIR "/configs/architectures"});
+    ASSERT_TRUE(other.ok()) << other.error().message;
+    nlohmann::json config = config_of("deepseek_v3");
+    const bool whole = config["qk_rope_head_dim"] == std::stoi(n_rot);
+    const auto spec = other->describe(config, "other");
+    EXPECT_EQ(spec.ok(), whole) << n_rot;
+    if (!whole) {
+      EXPECT_NE(spec.error().message.find("rope.n_rot: expected 8 (attention.rope_dim)"), std::string::npos)
+          << spec.error().message;
+    }
+  }
+}
+
+TEST(Architecture, the_language_model_of_a_model_of_several_parts_is_read_where_it_lies) {
+  auto config = parse_json_file(PATCHBAY_SOURCE_DIR "/tests/data/models/llama4/config.json");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  const nlohmann::json whole = {{"architectures", {"Llama4ForConditionalGeneration"}}, {"text_config", *config}};
+  const auto spec = library().describe(whole);
+  ASSERT_TRUE(spec.ok()) << spec.error().message;
+  EXPECT_EQ(spec->architecture, "llama4");
+  EXPECT_EQ(spec->layers[0].attention.chunk, 7);
+  EXPECT_EQ(spec->layers[2].attention.chunk, 0) << "every third layer is global";
+  EXPECT_EQ(spec->layers[2].attention.rope.n_rot, 0);
+  EXPECT_GT(spec->layers[2].attention.temperature.strength, 0);
+}
+
 TEST(Rope, plain_frequencies_are_powers_of_theta) {
   RopeScaling scaling;
   scaling.theta = 100;
@@ -105,7 +159,41 @@ TEST(Rope, an_unknown_scaling_or_a_missing_length_is_refused) {
   scaling.type = "yarn";
   EXPECT_FALSE(rope_table(scaling, 8).ok());
   scaling.type = "default";
-  EXPECT_FALSE(rope_table(scaling, 7).ok());
+  EXPECT_FALSE(rope_table(scaling, -1).ok());
+}
+
+TEST(Rope, an_odd_number_of_dimensions_turns_one_more) {
+  const auto table = rope_table({}, 5);
+  ASSERT_TRUE(table.ok());
+  ASSERT_EQ(table->inv_freq.size(), 3U);
+  EXPECT_FLOAT_EQ(table->inv_freq[2], std::pow(10000.0F, -4.0F / 5.0F));
+}
+
+TEST(Rope, longrope_takes_the_factors_of_the_context_in_use) {
+  RopeScaling scaling;
+  scaling.type = "longrope";
+  scaling.original_context = 64;
+  scaling.short_factors = {1, 2};
+  scaling.long_factors = {4, 8};
+  scaling.short_attention_factor = 1.5;
+  for (const int64_t context : {64, 65}) {
+    scaling.context = context;
+    const auto table = rope_table(scaling, 4);
+    ASSERT_TRUE(table.ok());
+    EXPECT_FLOAT_EQ(table->inv_freq[0], context == 64 ? 1.0F : 0.25F);
+    EXPECT_DOUBLE_EQ(table->attention_factor, context == 64 ? 1.5 : 1.0) << "factor is 1";
+  }
+}
+
+TEST(Rope, ntk_stretches_the_slowest_pair_by_its_factor) {
+  RopeScaling scaling;
+  const auto plain = rope_table(scaling, 16);
+  scaling.type = "ntk";
+  scaling.factor = 50;
+  const auto stretched = rope_table(scaling, 16);
+  ASSERT_TRUE(plain.ok() && stretched.ok());
+  EXPECT_EQ(stretched->inv_freq.front(), 1.0F);
+  EXPECT_NEAR(stretched->inv_freq.back() * 50, plain->inv_freq.back(), 1e-6);
 }
 
 }  // namespace

@@ -209,7 +209,10 @@ TEST(Expression, in_looks_into_lists_maps_and_strings) {
 }
 
 TEST(Expression, functions_do_what_they_say) {
-  check({{"len(layer_types) + len('abc') + len(rope_scaling) + len([])", "10"},
+  check({{"each(layer_types, 3)", "'full'"},
+         {"each(num_experts, 3)", "64"},
+         {"each(['a', 'b'], first_k_dense_replace - 2)", "'b'"},
+         {"len(layer_types) + len('abc') + len(rope_scaling) + len([])", "10"},
          {"min(3, 1.5, 2)", "1.5"},
          {"max([1, 5, 2])", "5"},
          {"max(num_experts, hidden_size // 64)", "64"},
@@ -235,6 +238,9 @@ TEST(Expression, functions_do_what_they_say) {
          {"max('a', 1)", "column 1: expected numbers for max, got 'a'"},
          {"abs('a')", "column 1: expected a number for abs, got 'a'"},
          {"abs(true)", "column 1: expected a number for abs, got true"},
+         {"each(layer_types, 4)", "column 1: expected an index of this list of 4, got 4"},
+         {"each(layer_types)", "column 1: expected 2 arguments for each, got 1"},
+         {"each(nothing, 0)", "column 6: expected key 'nothing' in config.json, got none"},
          {"len(1)", "column 1: expected a list, a map or a string for len, got 1"},
          {"abs()", "column 1: expected 1 argument for abs, got 0"},
          {"abs(1, 2)", "column 1: expected 1 argument for abs, got 2"},
