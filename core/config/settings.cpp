@@ -150,9 +150,19 @@ moe::Status read_engine(TableReader& reader, EngineSettings& engine) {
   engine.queue = table.integer("queue", engine.queue, 0, 1 << 20);
   engine.cache_tokens = table.integer("cache_tokens", 0, 0, int64_t{1} << 32);
   engine.page_tokens = table.integer("page_tokens", engine.page_tokens, 1, 4096);
+  engine.prefix_cache = table.flag("prefix_cache", engine.prefix_cache);
   engine.cache_dtype = table.choice("cache_dtype", "auto", {"auto", "f32", "f16", "bf16"});
   engine.threads = table.integer("threads", 0, 0, 1024);
   engine.max_tokens = table.integer("max_tokens", 0);
+  return table.finish();
+}
+
+moe::Status read_log(TableReader& reader, LogSettings& log) {
+  const TomlNode* node = reader.table("log");
+  if (node == nullptr) return {};
+  TableReader table(*node, "log");
+  log.level = table.choice("level", log.level, {"debug", "info", "warning", "error"});
+  log.format = table.choice("format", log.format, {"text", "json"});
   return table.finish();
 }
 
@@ -161,6 +171,7 @@ moe::Result<Settings> read_settings(const TomlNode& document) {
   TableReader reader(document, "");
   MOE_TRY(read_model(reader, settings.model));
   MOE_TRY(read_engine(reader, settings.engine));
+  MOE_TRY(read_log(reader, settings.log));
   for (const TomlNode* node : reader.tables("backend")) {
     MOE_ASSIGN(PluginChoice choice, plugin_choice(*node, "backend"));
     if (choice.plugin.empty()) choice.plugin = "auto";

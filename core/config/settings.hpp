@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/config/toml_file.hpp"
@@ -16,6 +17,9 @@ struct PluginChoice {
   std::string plugin;  // empty: as without this table
   std::vector<GivenOption> options;
   std::string where;
+
+  // The same plugin with the same options, wherever they are written.
+  bool operator==(const PluginChoice& o) const { return plugin == o.plugin && options == o.options; }
 };
 
 // [[layer]]: what differs in some layers.
@@ -27,6 +31,11 @@ struct LayerOverride {
   std::string attention_backend;  // empty: the default backend
   std::string expert_backend;
   std::string where;
+
+  bool operator==(const LayerOverride& o) const {
+    return std::tie(first, last, router, expert, attention_backend, expert_backend) ==
+           std::tie(o.first, o.last, o.router, o.expert, o.attention_backend, o.expert_backend);
+  }
 };
 
 struct ModelSettings {
@@ -34,6 +43,7 @@ struct ModelSettings {
   std::string precision = "auto";  // of prepared weights: auto | fp32 | fp16 | bf16 | int8 | int4
   int64_t context = 0;             // tokens a request may hold; 0: the model's own
   std::string architecture;        // a file or name instead of what the checkpoint asks for
+  bool operator==(const ModelSettings&) const = default;
 };
 
 struct EngineSettings {
@@ -42,9 +52,17 @@ struct EngineSettings {
   int64_t queue = 256;
   int64_t cache_tokens = 0;
   int64_t page_tokens = 16;
+  bool prefix_cache = true;  // requests that begin alike share pages of the cache
   std::string cache_dtype = "auto";
   int64_t threads = 0;     // 0: as many as this machine has cores for us
   int64_t max_tokens = 0;  // default and limit of a request's output; 0: the context
+  bool operator==(const EngineSettings&) const = default;
+};
+
+struct LogSettings {
+  std::string level = "info";   // debug | info | warning | error
+  std::string format = "text";  // text | json: one object a line
+  bool operator==(const LogSettings&) const = default;
 };
 
 struct Settings {
@@ -56,6 +74,7 @@ struct Settings {
   std::vector<PluginChoice> samplers;  // empty: the default chain
   std::vector<PluginChoice> transports;
   EngineSettings engine;
+  LogSettings log;
   std::vector<std::filesystem::path> plugin_paths;        // besides the built-in folder, before it
   std::vector<std::filesystem::path> architecture_paths;  // besides the built-in folder, before it
 };

@@ -49,6 +49,7 @@ class EngineImpl final : public Engine {
     for (const auto& layer : model_->layers()) {
       if (!layer.dense) stats_.expert_tokens.emplace_back(static_cast<size_t>(layer.n_experts), 0);
     }
+    stats_.unassigned.assign(stats_.expert_tokens.size(), 0);
   }
   ~EngineImpl() override { stop(); }
 
@@ -71,10 +72,21 @@ class EngineImpl final : public Engine {
     stats.last_progress = std::max(stats.last_progress, model_->last_progress());
     return stats;
   }
+  void set_queue(int64_t queue) override {
+    const std::lock_guard lock(mutex_);
+    options_.queue = queue;
+  }
+  moe::Status set_chain(std::shared_ptr<const SamplerChain> chain) override {
+    const std::lock_guard lock(mutex_);
+    if (!chain->has_links_of(*chain_)) return moe::precondition("sampler: expected the same links, got others: this needs a restart");
+    chain_ = std::move(chain);
+    return {};
+  }
   [[nodiscard]] int64_t context() const override { return model_->context(); }
   [[nodiscard]] int64_t n_vocab() const override { return model_->spec().n_vocab; }
 
  private:
+  [[nodiscard]] moe::Status check_deadline(const Sequence& sequence, int64_t n_waiting) const;
   void take_inbox();
   void end_cancelled_and_late();
   void sample_and_publish(float* logits);
@@ -83,11 +95,17 @@ class EngineImpl final : public Engine {
   void finish(Sequence* s, FinishReason reason, const moe::Error* error);
   void publish_stats(Clock::time_point started);
 
+  [[nodiscard]] std::shared_ptr<const SamplerChain> chain() const {
+    const std::lock_guard lock(mutex_);
+    return chain_;
+  }
+
   std::shared_ptr<Model> model_;
-  std::shared_ptr<const SamplerChain> chain_;
+  std::shared_ptr<const SamplerChain> chain_;  // guarded, as options_.queue
   EngineOptions options_;
 
   // Of the stepping thread alone.
+  std::shared_ptr<const SamplerChain> step_chain_;
   Scheduler scheduler_;
   Batch batch_;
   std::vector<SampleRow> rows_;
@@ -99,6 +117,7 @@ class EngineImpl final : public Engine {
   std::vector<uint64_t> cancels_;
   EngineStats stats_;
   int64_t n_alive_ = 0;
+  double run_s_ = 0;  // that a request takes from its first step to its end: the last ones count most
   uint64_t next_id_ = 1;
   bool draining_ = false;
   bool stopping_ = false;
@@ -114,7 +133,7 @@ moe::Result<uint64_t> EngineImpl::submit(Request request, RequestSink* sink) {
   }
   if (request.max_tokens < 0) return moe::invalid(fmt::format("max_tokens: expected at least 1, got {}", request.max_tokens));
   auto sequence = std::make_unique<Sequence>();
-  MOE_ASSIGN(sequence->sampling, chain_->start(request.sampling));
+  MOE_ASSIGN(sequence->sampling, chain()->start(request.sampling));
   sequence->tokens = request.prompt;
   sequence->n_prompt = n_prompt;
   const int64_t room = context() - n_prompt;
@@ -128,12 +147,25 @@ moe::Result<uint64_t> EngineImpl::submit(Request request, RequestSink* sink) {
   if (n_waiting >= options_.queue + std::max<int64_t>(0, options_.batch_size - stats_.n_running)) {
     return moe::exhausted(fmt::format("queue: expected fewer than {} waiting requests, got {}", options_.queue, n_waiting));
   }
+  MOE_TRY(check_deadline(*sequence, n_waiting));
   sequence->id = next_id_++;
   const uint64_t id = sequence->id;
   inbox_.push_back(std::move(sequence));
   ++n_alive_;
   wake_.notify_one();
   return id;
+}
+
+// A request whose deadline would pass in the queue is told so at once: its place is better given to another.
+moe::Status EngineImpl::check_deadline(const Sequence& sequence, int64_t n_waiting) const {
+  if (!sequence.request.deadline) return {};
+  const int64_t n_before_us = n_waiting - (options_.batch_size - stats_.n_running);
+  if (n_before_us < 0) return {};
+  const double wait_s = static_cast<double>(n_before_us + 1) * run_s_ / static_cast<double>(options_.batch_size);
+  const double left_s = seconds(*sequence.request.deadline - sequence.submitted);
+  if (wait_s <= left_s) return {};
+  return moe::exhausted(fmt::format("deadline: expected at least {:.0f} ms, for which {} requests wait, got {:.0f} ms", wait_s * 1e3,
+                                    n_waiting, left_s * 1e3));
 }
 
 void EngineImpl::cancel(uint64_t request) {
@@ -165,7 +197,7 @@ void EngineImpl::end_cancelled_and_late() {
 }
 
 void EngineImpl::finish(Sequence* s, FinishReason reason, const moe::Error* error) {
-  const std::unique_ptr<Sequence> owned = scheduler_.remove(s);
+  const std::unique_ptr<Sequence> owned = scheduler_.remove(s, reason == FinishReason::kFailed);
   owned->usage.n_prompt = owned->n_prompt;
   owned->usage.n_generated = owned->n_generated();
   const auto now = Clock::now();
@@ -177,6 +209,11 @@ void EngineImpl::finish(Sequence* s, FinishReason reason, const moe::Error* erro
   }
   owned->sink->on_end(owned->id, reason, error, owned->usage);
   const std::lock_guard lock(mutex_);
+  if (reason == FinishReason::kStop || reason == FinishReason::kLength) {
+    constexpr double kWeight = 0.1;
+    const double took = seconds(now - started);
+    run_s_ = run_s_ == 0 ? took : (1 - kWeight) * run_s_ + kWeight * took;
+  }
   --n_alive_;
   if (reason == FinishReason::kCancelled) {
     ++stats_.requests_cancelled;
@@ -194,6 +231,8 @@ bool EngineImpl::step() {
     const std::lock_guard lock(mutex_);
     stats_.n_running = stats_.n_waiting = 0;
     stats_.cache_pages_used = scheduler_.pages_used();
+  stats_.cache_pages_idle = scheduler_.pages_idle();
+  stats_.tokens_reused = scheduler_.n_reused();
     stats_.last_progress = Clock::now();
     return false;
   }
@@ -229,7 +268,7 @@ void EngineImpl::sample_and_publish(float* logits) {
   std::vector<Sequence*> sampled;
   const auto n_vocab = static_cast<size_t>(model_->spec().n_vocab);
   for (Sequence* s : scheduler_.scheduled()) {
-    s->n_cached += s->n_scheduled;
+    scheduler_.advance(*s);
     if (s->n_pending() > 0) continue;
     SampleRow row;
     row.state = &s->sampling;
@@ -253,7 +292,8 @@ void EngineImpl::sample_and_publish(float* logits) {
   for (size_t i = 0; i < rows_.size(); ++i) {
     if (sampled[i]->request.top_logprobs >= 0) originals[i].assign(rows_[i].logits, rows_[i].logits + n_vocab);
   }
-  chain_->sample(rows_);
+  step_chain_ = chain();  // its links are those of every state, whatever the values
+  step_chain_->sample(rows_);
   for (size_t i = 0; i < sampled.size(); ++i) emit(*sampled[i], rows_[i], outs_[i].second, originals[i]);
 }
 
@@ -288,7 +328,7 @@ void EngineImpl::emit(Sequence& s, const SampleRow& row, double normalizer, std:
   if (s.n_generated() == 0) s.first_out = now;
   s.last_out = now;
   s.tokens.push_back(row.token);
-  chain_->accept(s.sampling, row.token);
+  step_chain_->accept(s.sampling, row.token);
   s.sink->on_token(s.id, out);
   if (s.n_generated() >= s.max_tokens) finish(&s, FinishReason::kLength, nullptr);
 }
@@ -301,6 +341,7 @@ void EngineImpl::count_experts() {
     auto& counts = stats_.expert_tokens[static_cast<size_t>(l)];
     for (const int32_t id : view->ids) {
       if (id >= 0 && static_cast<size_t>(id) < counts.size()) ++counts[static_cast<size_t>(id)];
+      if (id < 0) ++stats_.unassigned[static_cast<size_t>(l)];
     }
   }
 }
@@ -312,6 +353,7 @@ void EngineImpl::publish_stats(Clock::time_point started) {
   const std::lock_guard lock(mutex_);
   ++stats_.steps;
   stats_.step_seconds += seconds(now - started);
+  stats_.step_times.add(seconds(now - started));
   stats_.last_progress = now;
   stats_.tokens_generated += n_sampled;
   stats_.tokens_prefilled += static_cast<uint64_t>(batch_.n_tokens()) - std::min(n_sampled, static_cast<uint64_t>(batch_.n_tokens()));

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/engine/duration_histogram.hpp"
 #include "moe/sdk/result.hpp"
 
 namespace patchbay {
@@ -50,6 +51,7 @@ enum class FinishReason { kStop, kLength, kCancelled, kFailed };
 struct RequestUsage {
   int64_t n_prompt = 0;
   int64_t n_generated = 0;
+  int64_t n_reused = 0;     // of the prompt, tokens that were found in the cache when it began
   int64_t n_preempted = 0;  // times that its pages were taken and computed again
   double queue_s = 0;       // from submit to its first step
   double prefill_s = 0;     // from there to its first token
@@ -70,10 +72,12 @@ struct EngineStats {
   int64_t n_running = 0;
   int64_t n_waiting = 0;
   int64_t cache_pages_used = 0;
+  int64_t cache_pages_idle = 0;  // of those that are not used: kept for requests that begin like one before
   int64_t cache_pages = 0;
   int64_t page_tokens = 0;
   uint64_t steps = 0;
   uint64_t tokens_prefilled = 0;
+  uint64_t tokens_reused = 0;  // found in the cache instead of prefilled
   uint64_t tokens_generated = 0;
   uint64_t requests_done = 0;
   uint64_t requests_cancelled = 0;
@@ -81,8 +85,10 @@ struct EngineStats {
   uint64_t preemptions = 0;
   double step_seconds = 0;  // in all steps together
   std::chrono::steady_clock::time_point last_progress;  // end of the last step or of a layer within, or the last look at an empty queue
+  DurationHistogram step_times;
   // [n_moe_layers][n_experts]: tokens that each expert got.
   std::vector<std::vector<uint64_t>> expert_tokens;
+  std::vector<uint64_t> unassigned;  // [n_moe_layers]: places of a plan that went to no expert
 };
 
 struct EngineOptions {
@@ -91,6 +97,7 @@ struct EngineOptions {
   int64_t queue = 256;         // requests that may wait; beyond: MOE_RESOURCE_EXHAUSTED at once
   int64_t cache_tokens = 0;    // room of the paged cache; 0: enough for one full context, and for batch_size requests up to 8192 in all
   int64_t page_tokens = 16;
+  bool prefix_cache = true;    // requests that begin alike share pages
   std::string cache_dtype = "auto";  // auto (f32 where weights are f32-exact) | f32 | f16 | bf16
 };
 
@@ -105,7 +112,7 @@ class Engine {
                                                      const EngineOptions& options);
 
   // Checks the request and queues it: its id. The sink must live until on_end. Errors: MOE_INVALID_ARGUMENT (what is wrong with it),
-  // MOE_RESOURCE_EXHAUSTED (queue full), MOE_UNAVAILABLE (draining). [thread-safe]
+  // MOE_RESOURCE_EXHAUSTED (queue full, or the deadline would pass in it), MOE_UNAVAILABLE (draining). [thread-safe]
   virtual moe::Result<uint64_t> submit(Request request, RequestSink* sink) = 0;
 
   // Ends it as kCancelled at the next step. An id that has ended is ignored. [thread-safe]
@@ -122,6 +129,11 @@ class Engine {
   [[nodiscard]] virtual bool idle() const = 0;
   // Ends the thread after its step; what is left ends as kCancelled.
   virtual void stop() = 0;
+
+  // For requests that come from now on: how many may wait, and other values of the same links. MOE_FAILED_PRECONDITION: the chain
+  // has other links. [thread-safe]
+  virtual void set_queue(int64_t queue) = 0;
+  virtual moe::Status set_chain(std::shared_ptr<const SamplerChain> chain) = 0;
 
   [[nodiscard]] virtual EngineStats stats() const = 0;  // [thread-safe]
   [[nodiscard]] virtual int64_t context() const = 0;    // tokens that a request may hold, prompt and output

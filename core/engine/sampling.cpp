@@ -100,6 +100,11 @@ std::vector<std::string> SamplerChain::names() const {
   return out;
 }
 
+bool SamplerChain::has_links_of(const SamplerChain& other) const {
+  return std::equal(links_.begin(), links_.end(), other.links_.begin(), other.links_.end(),
+                    [](const Link& a, const Link& b) { return a.component.table == b.component.table; });
+}
+
 void SamplerChain::sample(std::vector<SampleRow>& rows) const {
   std::vector<moe_sample_row> active;
   std::vector<size_t> origin;

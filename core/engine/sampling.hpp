@@ -54,6 +54,8 @@ class SamplerChain {
   void accept(ChainState& state, int32_t token) const;
 
   [[nodiscard]] std::vector<std::string> names() const;
+  // Whether both are the same links in the same order, so that a state of one is a state of the other.
+  [[nodiscard]] bool has_links_of(const SamplerChain& other) const;
 
  private:
   struct Link {

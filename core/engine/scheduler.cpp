@@ -1,6 +1,8 @@
 #include "core/engine/scheduler.hpp"
 
 #include <algorithm>
+#include <span>
+#include <utility>
 
 namespace patchbay {
 namespace {
@@ -18,6 +20,47 @@ void Scheduler::add(std::unique_ptr<Sequence> sequence) {
   waiting_.insert(at, std::move(sequence));
 }
 
+// Pages that others have filled with the same beginning. One token at least is left to compute: the next one is sampled from it.
+void Scheduler::take_prefix(Sequence& s) {
+  if (!options_.prefix_cache || !s.pages.empty()) return;
+  const int64_t n = limits_.page_tokens;
+  const std::span<const int32_t> tokens(s.tokens);
+  int32_t parent = PrefixCache::kNone;
+  for (int64_t at = 0; at + n < s.n_tokens(); at += n) {
+    const auto page = pages_.prefixes().find(parent, tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(n)));
+    if (!page) break;
+    pages_.share(*page);
+    s.pages.push_back(*page);
+    parent = *page;
+  }
+  s.n_known = static_cast<int64_t>(s.pages.size());
+  s.n_cached = s.n_known * n;
+}
+
+void Scheduler::let_go(Sequence& s) {
+  pages_.release_all(s.pages);
+  s.n_cached = 0;
+  s.n_known = 0;
+}
+
+void Scheduler::advance(Sequence& s) {
+  s.n_cached += s.n_scheduled;
+  if (!options_.prefix_cache) return;
+  const int64_t n = limits_.page_tokens;
+  for (; (s.n_known + 1) * n <= s.n_cached; ++s.n_known) {
+    const auto index = static_cast<size_t>(s.n_known);
+    const int32_t parent = index == 0 ? PrefixCache::kNone : s.pages[index - 1];
+    const std::span<const int32_t> tokens(s.tokens.data() + s.n_known * n, static_cast<size_t>(n));
+    const auto twin = pages_.prefixes().find(parent, tokens);
+    if (!twin) {
+      pages_.prefixes().insert(s.pages[index], parent, tokens);
+    } else {  // somebody has filled the same meanwhile: one of the two is enough
+      pages_.share(*twin);
+      pages_.release(std::exchange(s.pages[index], *twin));
+    }
+  }
+}
+
 bool Scheduler::reserve(Sequence& s, int64_t n_tokens) {
   const int64_t wanted = pages_.pages_for(s.n_cached + n_tokens) - static_cast<int64_t>(s.pages.size());
   return wanted <= 0 || pages_.take(wanted, s.pages);
@@ -31,8 +74,7 @@ bool Scheduler::preempt_for(const Sequence& needy) {
     if (victim == nullptr || before(*victim, *s)) victim = s.get();
   }
   if (victim == nullptr || !before(needy, *victim)) return false;
-  pages_.release_all(victim->pages);
-  victim->n_cached = 0;
+  let_go(*victim);
   ++victim->usage.n_preempted;
   ++n_preemptions_;
   const auto it = std::find_if(running_.begin(), running_.end(), [&](const auto& s) { return s.get() == victim; });
@@ -49,8 +91,11 @@ void Scheduler::admit(int64_t budget) {
   for (const auto& s : running_) promised += std::max<int64_t>(0, pages_.pages_for(s->n_tokens() + 1) - static_cast<int64_t>(s->pages.size()));
   while (!waiting_.empty() && n_running() < limits_.max_sequences && budget > 0) {
     Sequence& next = *waiting_.front();
-    const int64_t wanted = pages_.pages_for(next.n_tokens() + 1);
-    if (promised + wanted > pages_.n_free() && !running_.empty()) return;
+    take_prefix(next);
+    const int64_t wanted = pages_.pages_for(next.n_tokens() + 1) - static_cast<int64_t>(next.pages.size());
+    if (promised + wanted > pages_.n_free() && !running_.empty()) return let_go(next);
+    next.usage.n_reused = std::max(next.usage.n_reused, std::min(next.n_cached, next.n_prompt));
+    n_reused_ += static_cast<uint64_t>(next.n_cached);
     promised += wanted;
     budget -= next.n_pending();
     running_.push_back(std::move(waiting_.front()));
@@ -109,7 +154,7 @@ void Scheduler::schedule(Batch& batch) {
   }
 }
 
-std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence) {
+std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence, bool distrust) {
   std::unique_ptr<Sequence> owned;
   const auto is_it = [&](const auto& s) { return s.get() == sequence; };
   if (auto it = std::find_if(running_.begin(), running_.end(), is_it); it != running_.end()) {
@@ -119,7 +164,11 @@ std::unique_ptr<Sequence> Scheduler::remove(Sequence* sequence) {
     owned = std::move(*w);
     waiting_.erase(w);
   }
-  if (owned != nullptr) pages_.release_all(owned->pages);
+  if (owned == nullptr) return owned;
+  if (distrust && !owned->pages.empty()) {
+    for (const int32_t page : owned->pages) pages_.forget(page);
+  }
+  let_go(*owned);
   return owned;
 }
 

@@ -25,6 +25,7 @@ struct Sequence {
   int64_t n_prompt = 0;
   int64_t n_cached = 0;  // tokens whose rows are in the cache
   std::vector<int32_t> pages;
+  int64_t n_known = 0;  // the first so many pages were offered to the prefix cache, or come from it
   int64_t max_tokens = 0;
   // Of this step.
   int64_t n_scheduled = 0;
@@ -54,8 +55,11 @@ class Scheduler {
   // The sequences of this step, in the order of the batch.
   std::vector<Sequence*>& scheduled() { return scheduled_; }
 
-  // Takes a sequence out, wherever it is, and frees its pages.
-  std::unique_ptr<Sequence> remove(Sequence* sequence);
+  // The step has run: this sequence's tokens of it are in the cache, and pages that are full now can be shared.
+  void advance(Sequence& sequence);
+
+  // Takes a sequence out, wherever it is, and frees its pages. `distrust`: what they hold is shared with nobody who comes later.
+  std::unique_ptr<Sequence> remove(Sequence* sequence, bool distrust);
   // All sequences for which f says so.
   template <typename F>
   std::vector<Sequence*> select(F&& f) {
@@ -72,10 +76,14 @@ class Scheduler {
   [[nodiscard]] int64_t n_running() const { return static_cast<int64_t>(running_.size()); }
   [[nodiscard]] int64_t n_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   [[nodiscard]] int64_t pages_used() const { return pages_.n_pages() - pages_.n_free(); }
+  [[nodiscard]] int64_t pages_idle() const { return pages_.n_idle(); }  // kept for sequences that begin like one before
   [[nodiscard]] uint64_t n_preemptions() const { return n_preemptions_; }
+  [[nodiscard]] uint64_t n_reused() const { return n_reused_; }  // tokens that were found in the cache
   [[nodiscard]] bool empty() const { return running_.empty() && waiting_.empty(); }
 
  private:
+  void take_prefix(Sequence& sequence);
+  void let_go(Sequence& sequence);
   bool reserve(Sequence& sequence, int64_t n_tokens);
   bool preempt_for(const Sequence& needy);
   void place(Batch& batch, Sequence& sequence, int64_t n_tokens);
@@ -88,6 +96,7 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
   std::vector<Sequence*> scheduled_;
   uint64_t n_preemptions_ = 0;
+  uint64_t n_reused_ = 0;
 };
 
 }  // namespace patchbay

@@ -3,6 +3,9 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "moe/sdk/tensor.hpp"
 
 namespace patchbay {
@@ -78,6 +81,12 @@ void set_log(int32_t level, bool json) {
   logger().set_level(kLevels[level < 0 || level > 3 ? 1 : level]);
   logger().set_pattern(json ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l",%v})" : "%Y-%m-%d %H:%M:%S.%e %L %v");
   g_json = json;
+}
+
+void set_log(const std::string& level, const std::string& format) {
+  constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
+  const auto* found = std::find(std::begin(kNames), std::end(kNames), level);
+  set_log(found == std::end(kNames) ? MOE_LOG_INFO : static_cast<int32_t>(found - std::begin(kNames)), format == "json");
 }
 
 void log_line(int32_t level, std::string_view source, std::string_view text) {

@@ -36,6 +36,7 @@ class Host {
 
 // Where log lines go: stderr, from `level` (MOE_LOG_*) up, as text or as one JSON object a line.
 void set_log(int32_t level, bool json);
+void set_log(const std::string& level, const std::string& format);  // as LogSettings spells them
 void log_line(int32_t level, std::string_view source, std::string_view text);
 
 }  // namespace patchbay

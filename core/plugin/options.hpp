@@ -18,6 +18,9 @@ struct GivenOption {
   std::string key;
   OptionScalar value;
   std::string where;
+
+  // The same value, wherever it is written.
+  bool operator==(const GivenOption& o) const { return key == o.key && value == o.value; }
 };
 
 // A complete set of values in the table's order; owns what the values point to.

@@ -13,28 +13,44 @@ Connection::Admission Connection::admit(uint64_t request, std::shared_ptr<EventS
   if (streams_.size() >= limits_.streams) return Admission::kTooMany;
   stream->request_ = request;
   stream->credit_ = credit;
+  stream->reset();
+  delivered_.erase(request);
   streams_.emplace(request, std::move(stream));
   return Admission::kYes;
 }
 
 void Connection::dismiss(uint64_t request) {
   const std::lock_guard lock(mutex_);
-  streams_.erase(request);
+  delivered_.erase(request);
+  const auto found = streams_.find(request);
+  if (found == streams_.end()) return;
+  std::erase_if(outbox_, [&](const Item& item) { return item.stream == found->second; });
+  found->second->reset();
+  streams_.erase(found);
 }
 
 std::shared_ptr<EventStream> Connection::find(uint64_t request) const {
   const std::lock_guard lock(mutex_);
-  const auto found = streams_.find(request);
-  return found == streams_.end() ? nullptr : found->second;
+  for (const Streams* streams : {&streams_, &delivered_}) {
+    if (const auto found = streams->find(request); found != streams->end()) return found->second;
+  }
+  return nullptr;
 }
 
 // Everything below the public calls runs under the lock.
+
+// With its last event.
+void Connection::leave(uint64_t request) {
+  const auto found = streams_.find(request);
+  if (found->second->resumable_) delivered_.insert_or_assign(request, found->second);
+  streams_.erase(found);
+}
 
 bool Connection::post(std::string_view bytes, EventStream* stream, bool last) {
   if (outbox_.empty()) {
     const moe_status status = sink_.deliver(sink_.context, bytes.data(), bytes.size());
     if (status == MOE_OK) {
-      if (last) streams_.erase(stream->request_);
+      if (last) leave(stream->request_);
       return true;
     }
     if (status != MOE_RESOURCE_EXHAUSTED) {
@@ -138,7 +154,7 @@ void Connection::release(const Item& item) {
   }
   --item.stream->n_held_;
   item.stream->n_held_bytes_ -= item.event.bytes.size();
-  if (item.event.last) streams_.erase(item.stream->request_);
+  if (item.event.last) leave(item.stream->request_);
 }
 
 void Connection::drop_all() {
@@ -151,8 +167,13 @@ std::vector<std::shared_ptr<EventStream>> Connection::close() {
   const std::lock_guard lock(mutex_);
   drop_all();
   std::vector<std::shared_ptr<EventStream>> streams;
-  for (auto& [request, stream] : streams_) streams.push_back(std::move(stream));
-  streams_.clear();
+  for (Streams* leaving : {&streams_, &delivered_}) {
+    for (auto& [request, stream] : *leaving) {
+      stream->reset();
+      streams.push_back(std::move(stream));
+    }
+    leaving->clear();
+  }
   return streams;
 }
 

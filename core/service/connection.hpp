@@ -28,8 +28,16 @@ class EventStream {
  public:
   virtual ~EventStream() = default;
 
+ protected:
+  bool resumable_ = false;  // set before it is admitted
+
  private:
   friend class Connection;
+  void reset() {
+    waiting_.clear();
+    n_held_ = 0;
+    n_held_bytes_ = 0;
+  }
   struct Event {
     std::string bytes;
     uint64_t n_tokens = 0;
@@ -58,8 +66,9 @@ class Connection {
   // A stream joins under the client's number; kRunning: one of that number is not over. It leaves when its last event
   // has been delivered.
   Admission admit(uint64_t request, std::shared_ptr<EventStream> stream, std::optional<uint64_t> credit);
-  // A stream leaves without a last event.
+  // A stream leaves without a last event; what is held of it is dropped.
   void dismiss(uint64_t request);
+  // A stream that has not left, or one that may be resumed and whose last event was delivered.
   [[nodiscard]] std::shared_ptr<EventStream> find(uint64_t request) const;
 
   // The next event of a stream. The last one is always taken.
@@ -83,6 +92,7 @@ class Connection {
   };
   using Streams = std::unordered_map<uint64_t, std::shared_ptr<EventStream>>;
 
+  void leave(uint64_t request);
   bool post(std::string_view bytes, EventStream* stream, bool last);
   bool post_waiting(EventStream& stream);
   bool flush();
@@ -94,6 +104,7 @@ class Connection {
   mutable std::mutex mutex_;
   std::deque<Item> outbox_;  // for room; not empty exactly while the reader is blocked
   Streams streams_;
+  Streams delivered_;     // resumable ones that have left with their last event, until another takes the number
   size_t n_answers_ = 0;  // in outbox_
   bool closed_ = false;
 };

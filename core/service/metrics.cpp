@@ -1,5 +1,7 @@
 #include "core/service/metrics.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -20,7 +22,8 @@ bool is_name(std::string_view name) {
 Metrics::Cell* Metrics::cell(std::string_view name, double value) {
   const auto found = cells_.find(name);
   if (found != cells_.end() && std::isfinite(value)) return &found->second;
-  if (!std::isfinite(value) || !is_name(name) || name == kRefused || cells_.size() >= kMaxNames) {
+  const bool taken = name == kRefused || histograms_.contains(name);
+  if (!std::isfinite(value) || !is_name(name) || taken || cells_.size() >= kMaxNames) {
     n_refused_ += 1;
     return nullptr;
   }
@@ -42,16 +45,37 @@ void Metrics::set(std::string_view name, double value) {
   if (Cell* c = cell(name, value)) *c = {value, false};
 }
 
+void Metrics::observe(std::string_view name, double seconds) {
+  const std::lock_guard lock(mutex_);
+  const auto found = histograms_.find(name);
+  const bool can_add = is_name(name) && !cells_.contains(name) && histograms_.size() < kMaxNames;
+  if (!std::isfinite(seconds) || seconds < 0 || (found == histograms_.end() && !can_add)) {
+    n_refused_ += 1;
+    return;
+  }
+  (found != histograms_.end() ? found : histograms_.emplace(name, DurationHistogram{}).first)->second.add(seconds);
+}
+
+void write_histogram(const std::string& name, const DurationHistogram& histogram, std::vector<MetricSample>* out) {
+  uint64_t n = 0;
+  for (size_t b = 0; b <= DurationHistogram::kBuckets; ++b) {
+    n += histogram.count(b);
+    const bool last = b == DurationHistogram::kBuckets;
+    const std::string bound = last ? "+Inf" : fmt::format("{:g}", DurationHistogram::bound(b));
+    out->push_back({name + "_bucket", static_cast<double>(n), true, {{"le", bound}}, name});
+  }
+  out->push_back({name + "_count", static_cast<double>(n), true, {}, name});
+  out->push_back({name + "_sum", histogram.sum(), true, {}, name});
+}
+
 std::vector<MetricSample> Metrics::snapshot() const {
   const std::lock_guard lock(mutex_);
   std::vector<MetricSample> samples;
   samples.reserve(cells_.size() + 1);
   for (const auto& [name, c] : cells_) samples.push_back({name, c.value, c.counter});
-  if (n_refused_ > 0) {
-    const auto at = std::lower_bound(samples.begin(), samples.end(), kRefused,
-                                     [](const MetricSample& s, std::string_view name) { return s.name < name; });
-    samples.insert(at, {std::string(kRefused), n_refused_, true});
-  }
+  for (const auto& [name, h] : histograms_) write_histogram(name, h, &samples);
+  if (n_refused_ > 0) samples.push_back({std::string(kRefused), n_refused_, true});
+  std::stable_sort(samples.begin(), samples.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return samples;
 }
 

@@ -6,14 +6,21 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "core/engine/duration_histogram.hpp"
+
 namespace patchbay {
+
+using MetricLabels = std::vector<std::pair<std::string, std::string>>;
 
 struct MetricSample {
   std::string name;
   double value = 0;
-  bool counter = false;  // only grows
+  bool counter = false;     // only grows
+  MetricLabels labels{};    // which one of several of that name
+  std::string histogram{};  // its name, where this is a part of one
 };
 
 // [thread-safe]
@@ -26,7 +33,9 @@ class Metrics {
   // "patchbay_metrics_refused_total".
   void add(std::string_view name, double value);
   void set(std::string_view name, double value);
-  // All of them, sorted by name.
+  // Adds a duration in seconds to a histogram; the same rules. Its name is no counter's or gauge's.
+  void observe(std::string_view name, double seconds);
+  // All of them, sorted by name; histograms as Prometheus has them, NAME_bucket, NAME_count and NAME_sum.
   [[nodiscard]] std::vector<MetricSample> snapshot() const;
 
  private:
@@ -38,7 +47,11 @@ class Metrics {
 
   mutable std::mutex mutex_;
   std::map<std::string, Cell, std::less<>> cells_;
+  std::map<std::string, DurationHistogram, std::less<>> histograms_;
   double n_refused_ = 0;
 };
+
+// Appends a histogram's samples.
+void write_histogram(const std::string& name, const DurationHistogram& histogram, std::vector<MetricSample>* out);
 
 }  // namespace patchbay

@@ -7,95 +7,34 @@
 #include <limits>
 #include <utility>
 
+#include "core/service/stream.hpp"
 #include "core/service/wire.hpp"
 #include "moe/sdk/plugin.hpp"
 
 namespace patchbay {
 
-// One `generate`: the generator, and its events on their way to the connection. Events come from one thread, the
-// engine's.
-class Service::Stream final : public EventStream, public TextListener {
- public:
-  Stream(Service& service, ConnectionPtr connection, uint64_t request)
-      : service_(service),
-        connection_(std::move(connection)),
-        request_(request),
-        generator_(service.engine_, service.model_, *this) {}
+namespace {
 
-  moe::Status start(TextRequest request) {
-    asked_.top_logprobs = request.top_logprobs;
-    asked_.trace_routing = request.trace_routing;
-    return generator_.start(std::move(request));
-  }
-  void cancel() { generator_.cancel(); }
+constexpr size_t kShortestKey = 16;
+constexpr size_t kLongestKey = 64;
 
-  void on_text(const TextEvent& event) override {
-    if (cut_) return;
-    message_.Clear();
-    wire::write_tokens(event, asked_, service_.model_.tokenizer(), message_.mutable_tokens());
-    switch (send(event.tokens.size(), false)) {
-      case Connection::Sent::kYes:
-        ++sequence_;
-        return;
-      case Connection::Sent::kGone:
-        service_.abandon(*connection_);
-        return;
-      case Connection::Sent::kTooFar:
-        break;
-    }
-    cut_ = moe::exhausted(
-        fmt::format("reader: expected at most {} events held for it, got more", service_.options_.hold.events));
-    cancel();
-    connection_->add_credit(request_, std::nullopt);  // what is held may go, with the end behind it
-  }
-
-  void on_end(const TextEnd& end) override {
-    const auto self = service_.remove_running(this);  // to the end of this call
-    message_.Clear();
-    wire::write_end(end, message_.mutable_end());
-    if (cut_) {
-      message_.mutable_end()->set_reason(v1::FINISH_REASON_FAILED);
-      wire::write_status(*cut_, message_.mutable_end()->mutable_error());
-    }
-    count(message_.end().reason());
-    if (send(0, true) == Connection::Sent::kGone) service_.abandon(*connection_);
-  }
-
- private:
-  Connection::Sent send(uint64_t n_tokens, bool last) {
-    message_.set_request(request_);
-    message_.set_sequence(sequence_ + 1);
-    bytes_.clear();
-    message_.AppendToString(&bytes_);
-    return connection_->send(*this, bytes_, n_tokens, last);
-  }
-  void count(v1::FinishReason reason) {
-    const bool failed = reason == v1::FINISH_REASON_FAILED;
-    const bool cancelled = reason == v1::FINISH_REASON_CANCELLED;
-    service_.metrics_.add(failed      ? "patchbay_requests_failed_total"
-                          : cancelled ? "patchbay_requests_cancelled_total"
-                                      : "patchbay_requests_done_total",
-                          1);
-  }
-
-  Service& service_;
-  const ConnectionPtr connection_;
-  const uint64_t request_;
-  TextGenerator generator_;
-  TextRequest asked_;  // which fields its events have
-  uint64_t sequence_ = 0;
-  std::optional<moe::Error> cut_;
-  v1::ServerMessage message_;  // reused from event to event
-  std::string bytes_;
-};
+}  // namespace
 
 Service::Service(Engine& engine, const TextModel& model, Metrics& metrics, v1::Info info, const ServiceOptions& options)
-    : engine_(engine), model_(model), metrics_(metrics), info_(std::move(info)), options_(options) {
+    : engine_(engine),
+      model_(model),
+      metrics_(metrics),
+      info_(std::move(info)),
+      options_(options),
+      max_tokens_(options.max_tokens) {
   google::protobuf::SetLogHandler(nullptr);  // it would print a line for each malformed message of a client
   info_.set_context(engine.context());
   info_.set_n_vocab(engine.n_vocab());
   info_.set_has_text(model.tokenizer() != nullptr);
   info_.set_has_chat(model.tokenizer() != nullptr && model.chat() != nullptr);
+  for (const v1::Layer& layer : info_.layers()) {
+    if (layer.n_experts() > 0) moe_layers_.push_back(layer.index());
+  }
 
   abi_ = moe::make<moe_service>();
   abi_.self = this;
@@ -173,8 +112,9 @@ void Service::dispatch(const ConnectionPtr& connection, const v1::ClientMessage&
       }
       return;
     case v1::ClientMessage::kCredit:
-      if (!connection->add_credit(message.request(), message.credit().tokens())) abandon(*connection);
-      return;
+      return credit(connection, message);
+    case v1::ClientMessage::kResume:
+      return resume_stream(connection, message);
     case v1::ClientMessage::kHealth:
       *reply.mutable_health() = health();
       break;
@@ -183,6 +123,9 @@ void Service::dispatch(const ConnectionPtr& connection, const v1::ClientMessage&
       break;
     case v1::ClientMessage::kMetrics:
       *reply.mutable_metrics() = metrics();
+      break;
+    case v1::ClientMessage::kTelemetry:
+      *reply.mutable_telemetry() = telemetry();
       break;
     case v1::ClientMessage::BODY_NOT_SET:
       wire::write_status(moe::unimplemented("message: expected a body that this server knows, got another or none"),
@@ -217,38 +160,124 @@ void Service::generate(const ConnectionPtr& connection, const v1::ClientMessage&
   }
   auto request = wire::read_generate(message.generate(), std::chrono::steady_clock::now());
   const auto credit = message.generate().has_credit() ? std::optional(message.generate().credit()) : std::nullopt;
-  auto stream = std::make_shared<Stream>(*this, connection, id);
-  switch (connection->admit(id, stream, credit)) {
-    case Connection::Admission::kYes:
-      break;
-    case Connection::Admission::kClosed:
-      return;
-    case Connection::Admission::kTooMany:
-      return refuse(
-          connection, id,
-          moe::exhausted(fmt::format("connection: expected at most {} streams, got one more", options_.hold.streams)));
-    case Connection::Admission::kRunning:
-      wire::write_status(
-          {MOE_ALREADY_EXISTS, fmt::format("request {}: expected a new number, got that of a running stream", id)},
-          error.mutable_error());
-      return answer(connection, error);
+  auto stream = std::make_shared<Stream>(*this, connection, id, message.generate().resume_key());
+  if (const moe::Status admitted = admit(connection, id, stream, credit); !admitted.ok()) {
+    if (admitted.error().code == MOE_CANCELLED) return;
+    if (admitted.error().code == MOE_RESOURCE_EXHAUSTED) return refuse(connection, id, admitted.error());
+    wire::write_status(admitted.error(), error.mutable_error());
+    return answer(connection, error);
   }
   metrics_.add("patchbay_requests_total", 1);
   moe::Status started = draining_
                             ? moe::Error{MOE_UNAVAILABLE, "server: expected to serve, got a request while draining"}
-                        : request.ok() ? moe::Status()
+                        : request.ok() ? keep(stream)
                                        : request.error();
   if (started.ok()) {
     int64_t& n = request->max_tokens;
-    if (options_.max_tokens > 0) n = n == 0 ? options_.max_tokens : std::min(n, options_.max_tokens);
+    const int64_t most = max_tokens_;
+    if (most > 0) n = n == 0 ? most : std::min(n, most);
     add_running(stream);
     started = stream->start(std::move(request).value());
-    if (!started.ok()) remove_running(stream.get());
+    if (!started.ok()) {
+      remove_running(stream.get());
+      forget(stream->resume_key());
+    }
   }
   if (!started.ok()) {
     connection->dismiss(id);
     refuse(connection, id, started.error());
   }
+}
+
+// MOE_CANCELLED: the connection is closed, there is nobody to answer.
+moe::Status Service::admit(const ConnectionPtr& connection, uint64_t request,
+                           const std::shared_ptr<EventStream>& stream, std::optional<uint64_t> credit) {
+  switch (connection->admit(request, stream, credit)) {
+    case Connection::Admission::kYes:
+      break;
+    case Connection::Admission::kClosed:
+      return moe::Error{MOE_CANCELLED, "connection: expected an open one, got a closed one"};
+    case Connection::Admission::kTooMany:
+      return moe::exhausted("connection: expected fewer streams at one time, got one more");
+    case Connection::Admission::kRunning:
+      return moe::Error{MOE_ALREADY_EXISTS,
+                        fmt::format("request {}: expected a new number, got that of a running stream", request)};
+  }
+  return {};
+}
+
+// A stream with a key can be found by it from now on.
+moe::Status Service::keep(const std::shared_ptr<Stream>& stream) {
+  const std::string& key = stream->resume_key();
+  if (key.empty()) return {};
+  if (key.size() < kShortestKey || key.size() > kLongestKey) {
+    return moe::invalid(
+        fmt::format("generate.resume_key: expected {} to {} bytes, got {}", kShortestKey, kLongestKey, key.size()));
+  }
+  forget_expired();
+  const std::lock_guard lock(mutex_);
+  if (resumable_.size() >= options_.resumable) {
+    return moe::exhausted(fmt::format("resume: expected at most {} streams, got one more", options_.resumable));
+  }
+  if (!resumable_.emplace(key, stream).second) {
+    return moe::Error{MOE_ALREADY_EXISTS, "generate.resume_key: expected a new key, got that of another stream"};
+  }
+  return {};
+}
+
+void Service::forget(const std::string& resume_key) {
+  std::shared_ptr<Stream> last;  // destroyed without the lock
+  const std::lock_guard lock(mutex_);
+  const auto found = resumable_.find(resume_key);
+  if (found == resumable_.end()) return;
+  last = std::move(found->second);
+  resumable_.erase(found);
+}
+
+void Service::forget_expired() {
+  std::vector<std::shared_ptr<Stream>> all;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [key, stream] : resumable_) all.push_back(stream);
+  }
+  for (const auto& stream : all) {
+    if (!stream->is_expired(options_.resume_grace)) continue;
+    forget(stream->resume_key());
+    stream->cancel();
+  }
+}
+
+void Service::credit(const ConnectionPtr& connection, const v1::ClientMessage& message) {
+  if (message.credit().acknowledged() > 0) {
+    if (const auto stream = connection->find(message.request())) {
+      auto& ours = static_cast<Stream&>(*stream);
+      if (ours.acknowledge(message.credit().acknowledged())) {
+        forget(ours.resume_key());
+        connection->dismiss(message.request());
+      }
+    }
+  }
+  if (!connection->add_credit(message.request(), message.credit().tokens())) abandon(*connection);
+}
+
+void Service::resume_stream(const ConnectionPtr& connection, const v1::ClientMessage& message) {
+  forget_expired();
+  std::shared_ptr<Stream> stream;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = resumable_.find(message.resume().key());
+    if (found != resumable_.end()) stream = found->second;
+  }
+  const auto credit = message.resume().has_credit() ? std::optional(message.resume().credit()) : std::nullopt;
+  const moe::Status resumed =
+      stream == nullptr ? moe::not_found("resume: expected the key of a stream, got another or one that is over")
+                        : stream->attach(connection, message.request(), message.resume().after(), credit);
+  metrics_.add(resumed.ok() ? "patchbay_streams_resumed_total" : "patchbay_resumes_refused_total", 1);
+  if (resumed.ok() || resumed.error().code == MOE_CANCELLED) return;
+  v1::ServerMessage reply;
+  reply.set_request(message.request());
+  wire::write_status(resumed.error(), reply.mutable_error());
+  answer(connection, reply);
 }
 
 void Service::control(const ConnectionPtr& connection, const v1::ClientMessage& message) {
@@ -284,9 +313,10 @@ void Service::close(uint64_t connection_id) {
   abandon(*connection);
 }
 
-// The reader is gone: what runs for it is cancelled. The transport still has to close the connection.
+// The reader is gone: what runs for it is cancelled, or waits to be resumed. The transport still has to close the
+// connection.
 void Service::abandon(Connection& connection) {
-  for (const auto& stream : connection.close()) static_cast<Stream&>(*stream).cancel();
+  for (const auto& stream : connection.close()) static_cast<Stream&>(*stream).on_connection_closed(connection);
 }
 
 void Service::drain() {

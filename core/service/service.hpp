@@ -25,6 +25,8 @@ namespace patchbay {
 struct ServiceOptions {
   size_t connections = 1024;
   HoldLimits hold;                                // for each connection
+  std::chrono::milliseconds resume_grace{10000};  // how long a resumable stream outlives its connection
+  size_t resumable = 1024;                        // streams that may be resumed, at one time
   std::chrono::milliseconds stalled_after{1500};  // without progress while there is work: health says STALLED
   bool allow_control = false;                     // whether clients may send control messages
   int64_t max_tokens = 0;                         // of a request that asks for more or does not say; 0: the context
@@ -55,10 +57,13 @@ class Service {
   // New requests are refused with UNAVAILABLE; those that wait or run go on. [thread-safe]
   void drain();
   [[nodiscard]] bool draining() const { return draining_; }
+  // ServiceOptions::max_tokens of requests that come from now on. [thread-safe]
+  void set_max_tokens(int64_t n) { max_tokens_ = n; }
   // Streams that run. [thread-safe]
   [[nodiscard]] size_t n_running() const;
 
-  [[nodiscard]] v1::Health health() const;  // [thread-safe]
+  [[nodiscard]] v1::Health health() const;        // [thread-safe]
+  [[nodiscard]] v1::Telemetry telemetry() const;  // [thread-safe]
   [[nodiscard]] v1::Metrics metrics()
       const;  // the registry's, the engine's and the service's own, sorted [thread-safe]
 
@@ -68,14 +73,22 @@ class Service {
 
   [[nodiscard]] ConnectionPtr find(uint64_t id) const;
   void generate(const ConnectionPtr& connection, const v1::ClientMessage& message);
+  void credit(const ConnectionPtr& connection, const v1::ClientMessage& message);
+  void resume_stream(const ConnectionPtr& connection, const v1::ClientMessage& message);
   void control(const ConnectionPtr& connection, const v1::ClientMessage& message);
   void dispatch(const ConnectionPtr& connection, const v1::ClientMessage& message);
+  static moe::Status admit(const ConnectionPtr& connection, uint64_t request,
+                           const std::shared_ptr<EventStream>& stream, std::optional<uint64_t> credit);
+  moe::Status keep(const std::shared_ptr<Stream>& stream);
+  void forget(const std::string& resume_key);
+  void forget_expired();
   void refuse(const ConnectionPtr& connection, uint64_t request, const moe::Error& error);
   void answer(const ConnectionPtr& connection, const v1::ServerMessage& message);
   void abandon(Connection& connection);
   void add_running(const std::shared_ptr<Stream>& stream);
   std::shared_ptr<Stream> remove_running(const Stream* stream);
-  void write_engine_metrics(v1::Metrics* out) const;
+  void write_engine_metrics(std::vector<MetricSample>* out) const;
+  [[nodiscard]] int32_t layer_index(size_t l) const;
 
   Engine& engine_;
   const TextModel& model_;
@@ -84,13 +97,17 @@ class Service {
   const ServiceOptions options_;
   moe_service abi_{};
   std::atomic<bool> draining_ = false;
+  std::atomic<int64_t> max_tokens_;
+  const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+  std::vector<int32_t> moe_layers_;  // their indices, as in info_
 
   mutable std::mutex mutex_;
   uint64_t last_connection_ = 0;
   std::unordered_map<uint64_t, ConnectionPtr> connections_;
   // Keeps what the engine points to alive, whatever becomes of the connection.
   std::unordered_map<const Stream*, std::shared_ptr<Stream>> running_;
-  std::chrono::steady_clock::time_point busy_since_;  // since when running_ is not empty
+  std::unordered_map<std::string, std::shared_ptr<Stream>> resumable_;  // by key
+  std::chrono::steady_clock::time_point busy_since_;                    // since when running_ is not empty
 };
 
 }  // namespace patchbay

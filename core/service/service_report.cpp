@@ -1,6 +1,7 @@
-// What the service says about itself: health and metrics.
+// What the service says about itself: health, metrics and telemetry.
 #include <algorithm>
 
+#include "core/service/load_balance.hpp"
 #include "core/service/service.hpp"
 #include "core/service/wire.hpp"
 
@@ -29,18 +30,16 @@ v1::Health Service::health() const {
   return health;
 }
 
-void Service::write_engine_metrics(v1::Metrics* out) const {
+void Service::write_engine_metrics(std::vector<MetricSample>* out) const {
   const EngineStats s = engine_.stats();
-  const auto counter = [&](std::string_view name, auto value) {
-    wire::write_metric(name, static_cast<double>(value), true, out);
-  };
-  const auto gauge = [&](std::string_view name, auto value) {
-    wire::write_metric(name, static_cast<double>(value), false, out);
-  };
+  const auto counter = [&](const char* name, auto value) { out->push_back({name, static_cast<double>(value), true}); };
+  const auto gauge = [&](const char* name, auto value) { out->push_back({name, static_cast<double>(value), false}); };
   gauge("patchbay_engine_running", s.n_running);
   gauge("patchbay_engine_waiting", s.n_waiting);
   gauge("patchbay_engine_cache_pages", s.cache_pages);
   gauge("patchbay_engine_cache_pages_used", s.cache_pages_used);
+  gauge("patchbay_engine_cache_pages_idle", s.cache_pages_idle);
+  counter("patchbay_engine_tokens_reused_total", s.tokens_reused);
   gauge("patchbay_engine_page_tokens", s.page_tokens);
   counter("patchbay_engine_steps_total", s.steps);
   counter("patchbay_engine_step_seconds_total", s.step_seconds);
@@ -50,23 +49,76 @@ void Service::write_engine_metrics(v1::Metrics* out) const {
   counter("patchbay_engine_requests_cancelled_total", s.requests_cancelled);
   counter("patchbay_engine_requests_failed_total", s.requests_failed);
   counter("patchbay_engine_preemptions_total", s.preemptions);
+  write_histogram("patchbay_engine_step_seconds", s.step_times, out);
+  for (size_t l = 0; l < s.expert_tokens.size(); ++l) {
+    const std::string layer = std::to_string(layer_index(l));
+    const LoadBalance balance = load_balance(s.expert_tokens[l]);
+    out->push_back({"patchbay_layer_load_max_over_mean", balance.max_over_mean, false, {{"layer", layer}}});
+    out->push_back({"patchbay_layer_load_variation", balance.variation, false, {{"layer", layer}}});
+    out->push_back({"patchbay_layer_load_entropy", balance.entropy, false, {{"layer", layer}}});
+    if (l < s.unassigned.size()) {
+      out->push_back(
+          {"patchbay_layer_unassigned_total", static_cast<double>(s.unassigned[l]), true, {{"layer", layer}}});
+    }
+    for (size_t e = 0; e < s.expert_tokens[l].size(); ++e) {
+      out->push_back({"patchbay_expert_tokens_total",
+                      static_cast<double>(s.expert_tokens[l][e]),
+                      true,
+                      {{"layer", layer}, {"expert", std::to_string(e)}}});
+    }
+  }
+}
+
+// Of the l-th MoE layer; where nobody said which layers there are, l itself.
+int32_t Service::layer_index(size_t l) const {
+  return l < moe_layers_.size() ? moe_layers_[l] : static_cast<int32_t>(l);
+}
+
+v1::Telemetry Service::telemetry() const {
+  const EngineStats s = engine_.stats();
+  v1::Telemetry out;
+  out.set_time_s(std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count());
+  *out.mutable_health() = health();
+  out.set_cache_pages(s.cache_pages);
+  out.set_cache_pages_used(s.cache_pages_used);
+  out.set_page_tokens(s.page_tokens);
+  out.set_steps(s.steps);
+  out.set_stepping_s(s.step_seconds);
+  out.set_tokens_prefilled(s.tokens_prefilled);
+  out.set_tokens_reused(s.tokens_reused);
+  out.set_cache_pages_idle(s.cache_pages_idle);
+  out.set_tokens_generated(s.tokens_generated);
+  out.set_requests_done(s.requests_done);
+  out.set_requests_cancelled(s.requests_cancelled);
+  out.set_requests_failed(s.requests_failed);
+  out.set_preemptions(s.preemptions);
+  for (size_t l = 0; l < s.expert_tokens.size(); ++l) {
+    const LoadBalance balance = load_balance(s.expert_tokens[l]);
+    v1::LayerLoad* layer = out.add_layers();
+    layer->set_index(layer_index(l));
+    layer->mutable_tokens()->Add(s.expert_tokens[l].begin(), s.expert_tokens[l].end());
+    if (l < s.unassigned.size()) layer->set_unassigned(s.unassigned[l]);
+    layer->set_max_over_mean(balance.max_over_mean);
+    layer->set_variation(balance.variation);
+    layer->set_entropy(balance.entropy);
+  }
+  return out;
 }
 
 v1::Metrics Service::metrics() const {
-  v1::Metrics out;
-  for (const MetricSample& m : metrics_.snapshot()) wire::write_metric(m.name, m.value, m.counter, &out);
-  write_engine_metrics(&out);
+  std::vector<MetricSample> all = metrics_.snapshot();
+  write_engine_metrics(&all);
   if (options_.more_metrics) {
-    for (const auto& [name, value] : options_.more_metrics())
-      wire::write_metric(name, value, name.ends_with("_total"), &out);
+    for (const auto& [name, value] : options_.more_metrics()) all.push_back({name, value, name.ends_with("_total")});
   }
   {
     const std::lock_guard lock(mutex_);
-    wire::write_metric("patchbay_connections", static_cast<double>(connections_.size()), false, &out);
-    wire::write_metric("patchbay_streams", static_cast<double>(running_.size()), false, &out);
+    all.push_back({"patchbay_connections", static_cast<double>(connections_.size()), false});
+    all.push_back({"patchbay_streams", static_cast<double>(running_.size()), false});
   }
-  std::sort(out.mutable_metrics()->begin(), out.mutable_metrics()->end(),
-            [](const v1::Metric& a, const v1::Metric& b) { return a.name() < b.name(); });
+  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  v1::Metrics out;
+  for (const MetricSample& m : all) wire::write_metric(m, &out);
   return out;
 }
 

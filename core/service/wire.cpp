@@ -160,6 +160,7 @@ void write_end(const TextEnd& end, v1::End* out) {
   out->set_stop(end.stop);
   out->mutable_usage()->set_n_prompt(end.usage.n_prompt);
   out->mutable_usage()->set_n_generated(end.usage.n_generated);
+  out->mutable_usage()->set_n_reused(end.usage.n_reused);
   out->mutable_usage()->set_n_preempted(end.usage.n_preempted);
   out->mutable_usage()->set_n_reasoning(end.n_reasoning);
   out->mutable_timings()->set_queue_s(end.usage.queue_s);
@@ -174,11 +175,17 @@ void write_status(const moe::Error& error, v1::Status* out) {
   out->set_message(unicode::repaired(error.message));
 }
 
-void write_metric(std::string_view name, double value, bool counter, v1::Metrics* out) {
+void write_metric(const MetricSample& sample, v1::Metrics* out) {
   v1::Metric* m = out->add_metrics();
-  m->set_name(name.data(), name.size());
-  m->set_value(value);
-  m->set_counter(counter);
+  m->set_name(sample.name);
+  m->set_value(sample.value);
+  m->set_counter(sample.counter);
+  m->set_histogram(sample.histogram);
+  for (const auto& [name, value] : sample.labels) {
+    v1::Label* label = m->add_labels();
+    label->set_name(name);
+    label->set_value(value);
+  }
 }
 
 }  // namespace patchbay::wire

@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "core/service/metrics.hpp"
 #include "core/service/text_generator.hpp"
 #include "patchbay.pb.h"
 
@@ -16,6 +17,6 @@ void write_tokens(const TextEvent& event, const TextRequest& asked, const Tokeni
 void write_end(const TextEnd& end, v1::End* out);
 // The message is repaired where it is not UTF-8, such as one that was cut at a boundary's buffer.
 void write_status(const moe::Error& error, v1::Status* out);
-void write_metric(std::string_view name, double value, bool counter, v1::Metrics* out);
+void write_metric(const MetricSample& sample, v1::Metrics* out);
 
 }  // namespace patchbay::wire

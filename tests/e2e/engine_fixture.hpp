@@ -67,7 +67,7 @@ class TestEngine {
     if (settings->backends.empty()) settings->backends.push_back({"cpu", {}, "test"});
     host_ = std::make_unique<Host>(2);
     RegistryOptions plugins;
-    plugins.search_paths = {PATCHBAY_BINARY_DIR "/lib/patchbay/plugins"};
+    plugins.search_paths = {PATCHBAY_BINARY_DIR "/tests/e2e_working", PATCHBAY_BINARY_DIR "/lib/patchbay/plugins"};
     plugins.probe_program = PATCHBAY_BINARY_DIR "/bin/patchbay";
     plugins.cache_file = PATCHBAY_BINARY_DIR "/tests/e2e_cache/engine/plugins.json";
     registry_ = PluginRegistry::scan(std::move(plugins), *host_);
@@ -80,6 +80,7 @@ class TestEngine {
     options.batch_tokens = settings->engine.batch_tokens;
     options.queue = settings->engine.queue;
     options.page_tokens = settings->engine.page_tokens;
+    options.prefix_cache = settings->engine.prefix_cache;
     auto engine = Engine::create(*model, *chain, options);
     ASSERT_TRUE(engine.ok()) << engine.error().message;
     engine_ = std::move(*engine);

@@ -1,6 +1,7 @@
 // The engine's promises to a request: the same tokens in any company, exactly one end, and a clear no at once.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <thread>
 
@@ -226,6 +227,80 @@ TEST(Deadline, a_request_past_its_deadline_fails_with_deadline_exceeded_and_its_
   EXPECT_TRUE(late.tokens.empty());
   EXPECT_EQ(other.reason, FinishReason::kLength);
   EXPECT_EQ(in_time.reason, FinishReason::kLength);
+}
+
+TEST(Deadline, one_that_would_pass_in_the_queue_is_refused_at_once) {
+  TestEngine engine("mixtral", {"engine.batch_size=1"});
+  ASSERT_TRUE(engine.ok());
+  std::vector<Record> records(6);
+  ASSERT_TRUE(engine->submit(request(0, 0), &records[0]).ok());  // tells how long one takes
+  engine.run();
+  for (size_t i = 1; i < 5; ++i) ASSERT_TRUE(engine->submit(request(static_cast<int32_t>(i), 0), &records[i]).ok());
+  engine->step();
+  Record refused;
+  Request hasty = request(9, 0);
+  hasty.deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+  const auto no = engine->submit(std::move(hasty), &refused);
+  ASSERT_FALSE(no.ok());
+  EXPECT_EQ(no.error().code, MOE_RESOURCE_EXHAUSTED);
+  EXPECT_NE(no.error().message.find("deadline"), std::string::npos);
+  Request patient = request(5, 0);
+  patient.deadline = std::chrono::steady_clock::now() + std::chrono::hours(1);
+  EXPECT_TRUE(engine->submit(std::move(patient), &records[5]).ok());
+  engine.run();
+  for (const auto& r : records) EXPECT_EQ(r.reason, FinishReason::kLength);
+  EXPECT_EQ(refused.n_ends, 0);
+}
+
+TEST(Priority, the_higher_goes_first_where_requests_wait) {
+  TestEngine engine("mixtral", {"engine.batch_size=1"});
+  ASSERT_TRUE(engine.ok());
+  std::array<Record, 4> records;
+  const std::array<int32_t, 4> priorities = {0, 0, 5, -1};
+  for (size_t i = 0; i < records.size(); ++i) {
+    Request r = request(static_cast<int32_t>(i), 0);
+    r.priority = priorities[i];
+    ASSERT_TRUE(engine->submit(std::move(r), &records[i]).ok());
+    if (i == 0) engine->step();  // it runs already
+  }
+  std::vector<size_t> order;
+  while (engine->step()) {
+    for (size_t i = 0; i < records.size(); ++i) {
+      if (records[i].n_ends == 1 && std::find(order.begin(), order.end(), i) == order.end()) order.push_back(i);
+    }
+  }
+  EXPECT_EQ(order, (std::vector<size_t>{0, 2, 1, 3}));
+}
+
+TEST(Faults, not_a_number_fails_its_request_and_its_neighbours_are_bit_for_bit_the_same) {
+  const std::vector<std::string> chain = {R"(sampler=[{plugin="poison"}, {plugin="temperature"}, {plugin="pick"}])"};
+  const auto run = [&](bool poisoned) {
+    TestEngine engine("mixtral", chain);
+    std::vector<Record> records(8);
+    for (size_t i = 0; i < records.size(); ++i) {
+      Request r = request(static_cast<int32_t>(i), 1.0);
+      if (poisoned && i % 3 == 1) r.sampling.push_back({"poison", static_cast<int64_t>(3 * i)});
+      EXPECT_TRUE(engine->submit(std::move(r), &records[i]).ok());
+    }
+    engine.run();
+    EXPECT_EQ(engine->stats().cache_pages_used, 0);
+    return records;
+  };
+  const auto healthy = run(false);
+  const auto poisoned = run(true);
+  for (size_t i = 0; i < healthy.size(); ++i) {
+    if (i % 3 != 1) {
+      EXPECT_EQ(poisoned[i].tokens, healthy[i].tokens) << i;
+      continue;
+    }
+    EXPECT_EQ(poisoned[i].n_ends, 1);
+    EXPECT_EQ(poisoned[i].reason, FinishReason::kFailed);
+    ASSERT_TRUE(poisoned[i].error.has_value());
+    EXPECT_NE(poisoned[i].error->message.find("NaN"), std::string::npos) << poisoned[i].error->message;
+    const std::vector<int32_t> before(healthy[i].tokens.begin(),
+                                      healthy[i].tokens.begin() + static_cast<std::ptrdiff_t>(3 * i));
+    EXPECT_EQ(poisoned[i].tokens, before) << "what came before it is right";
+  }
 }
 
 TEST(Threaded, every_request_ends_once_when_many_threads_submit_and_cancel) {

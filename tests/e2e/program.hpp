@@ -91,6 +91,7 @@ class RunningProgram {
   RunningProgram& operator=(const RunningProgram&) = delete;
 
   void signal(int number) const { kill(pid_, number); }
+  [[nodiscard]] pid_t pid() const { return pid_; }
   // What it has written by now.
   [[nodiscard]] std::string out() const { return read_text(dir_ / "out"); }
   [[nodiscard]] std::string err() const { return read_text(dir_ / "err"); }

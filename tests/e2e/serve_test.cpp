@@ -1,5 +1,7 @@
 // The real server and clients on the quickstart model.
+#include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 
 #include "server.hpp"
@@ -207,6 +209,129 @@ TEST(Serve, info_names_model_layers_and_plugins) {
   EXPECT_EQ(info["layers"][1]["router"], "grouped");
   EXPECT_EQ(info["layers"][1]["top_k"], 4);
   EXPECT_EQ(client_json(server, {"--health"})["state"], "serving");
+}
+
+TEST(Serve, top_shows_speed_and_the_load_of_every_expert) {
+  const Server server;
+  client_json(server, {"--chat", kQuestion});
+  const auto shown = run_program({"top", "--server", server.address, "--looks", "1", "--interval", "0.1"});
+  EXPECT_EQ(shown.exit_code, 0) << shown.err;
+  EXPECT_NE(shown.out.find("serving"), std::string::npos) << shown.out;
+  EXPECT_NE(shown.out.find("layer   5"), std::string::npos) << shown.out;
+  const auto lines = run_program({"top", "--server", server.address, "--looks", "2", "--interval", "0.1", "--json"});
+  const auto first = nlohmann::json::parse(lines.out.substr(0, lines.out.find('\n')));
+  EXPECT_EQ(first["layers"].size(), 5U);
+  EXPECT_GT(first["layers"][0]["tokens"][0], 0);
+  EXPECT_EQ(std::count(lines.out.begin(), lines.out.end(), '\n'), 2);
+}
+
+TEST(Serve, a_batch_is_answered_line_by_line_and_wrong_lines_are_named) {
+  const Server server;
+  const e2e::ScratchDir dir;
+  std::string lines;
+  for (int i = 0; i < 40; ++i) {
+    lines += nlohmann::json{{"id", "q" + std::to_string(i)},
+                            {"prompt", "Count: "},
+                            {"max_tokens", 5 + i % 7},
+                            {"seed", i % 3},
+                            {"sampling", {{"temperature", 1.5}}}}
+                 .dump() +
+             "\n";
+  }
+  lines += "\nplain text\n" + nlohmann::json{{"messages", {{{"role", "user"}, {"content", kQuestion}}}}}.dump() + "\n";
+  e2e::write_text(dir / "in.jsonl", lines);
+  const auto done = run_program({"client", "--server", server.address, "--batch", dir / "in.jsonl", "--output",
+                                 dir / "out.jsonl", "--temperature", "0", "--parallel", "8"});
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_NE(done.err.find("42 of 42 requests, 0 failed"), std::string::npos) << done.err;
+  std::map<std::string, nlohmann::json> answers;
+  std::istringstream out(e2e::read_text(dir / "out.jsonl"));
+  for (std::string line; std::getline(out, line);) {
+    const auto answer = nlohmann::json::parse(line);
+    answers[answer["id"].dump()] = answer;
+  }
+  ASSERT_EQ(answers.size(), 42U);
+  for (int i = 0; i < 40; ++i) {
+    const auto& a = answers["\"q" + std::to_string(i) + "\""];
+    EXPECT_LE(a["generated_tokens"], 5 + i % 7);
+    EXPECT_EQ(a["text"].get<std::string>().substr(0, 4),
+              answers["\"q" + std::to_string(i % 3) + "\""]["text"].get<std::string>().substr(0, 4));
+  }
+  EXPECT_NE(answers["43"]["text"].get<std::string>().find("378"), std::string::npos);
+  e2e::write_text(dir / "bad.jsonl", "{\"prompt\": \"x\"}\n{\"prompt\": 7}\n");
+  expect_one_clear_error(run_program({"client", "--server", server.address, "--batch", dir / "bad.jsonl"}),
+                         {"bad.jsonl: line 2", "prompt"});
+}
+
+TEST(Serve, keys_let_in_those_who_have_them) {
+  const e2e::ScratchDir dir;
+  for (const char* name : {"server", "alice", "eve"}) {
+    ASSERT_EQ(run_program({"keys", "new", name, "--dir", dir.path().string()}).exit_code, 0);
+  }
+  EXPECT_EQ(run_program({"keys", "new", "alice", "--dir", dir.path().string()}).exit_code, 1) << "it is there already";
+  e2e::write_text(dir / "patchbay.toml", "[[transport]]\nplugin = \"zeromq\"\nkey_file = \"" + (dir / "server.key") +
+                                             "\"\nclients_file = \"" + (dir / "alice.pub") + "\"\n");
+  const Server server({"--config", dir / "patchbay.toml"});
+  const auto ask = [&](const char* who) {
+    return run_program({"client", "--server", server.address, "--health", "--timeout", "1", "--key",
+                        dir / (std::string(who) + ".key"), "--server-key", dir / "server.pub"});
+  };
+  EXPECT_EQ(ask("alice").exit_code, 0) << ask("alice").err;
+  EXPECT_EQ(ask("eve").exit_code, 1);
+  EXPECT_EQ(run_program({"client", "--server", server.address, "--health", "--timeout", "1"}).exit_code, 1);
+}
+
+// The Python example, where Python has pyzmq and protobuf.
+TEST(Serve, the_python_example_streams_the_answer) {
+  const char* given = std::getenv("PATCHBAY_PYTHON");
+  const std::string python = given != nullptr ? given : "python3";
+  if (std::system((python + " -c 'import zmq, google.protobuf' 2>/dev/null").c_str()) != 0) {
+    GTEST_SKIP() << python << " has no zmq or no google.protobuf";
+  }
+  const Server server;
+  const e2e::ScratchDir dir;
+  const std::string generate = "protoc -I " PATCHBAY_SOURCE_DIR "/schemas --python_out " + dir.path().string() +
+                               " " PATCHBAY_SOURCE_DIR "/schemas/patchbay.proto";
+  ASSERT_EQ(std::system(generate.c_str()), 0);
+  const std::string run = "PYTHONPATH=" + dir.path().string() + " PYTHONDONTWRITEBYTECODE=1 " + python +
+                          " " PATCHBAY_SOURCE_DIR "/examples/python/client.py --server " + server.address + " '" +
+                          kQuestion + "' > " + (dir / "out") + " 2> " + (dir / "err");
+  EXPECT_EQ(std::system(run.c_str()), 0) << e2e::read_text(dir / "err");
+  EXPECT_EQ(e2e::read_text(dir / "out"), "378\n");
+}
+
+TEST(Serve, a_hangup_reloads_what_may_change_and_says_what_needs_a_restart) {
+  const e2e::ScratchDir dir;
+  const std::string config = dir / "patchbay.toml";
+  const auto write = [&](const char* temperature, const char* more) {
+    e2e::write_text(config, std::string("[[sampler]]\nplugin = \"temperature\"\nvalue = ") + temperature +
+                                "\n[log]\nformat = \"json\"\n" + more);
+  };
+  write("0.0", "");
+  const Server server({"--config", config});
+  const auto text = [&] {
+    return client_json(server, {"--prompt", "Count: ", "--ignore-end", "--max-tokens", "30", "--seed", "3"})["text"];
+  };
+  const auto reload_says = [&](const std::string& what) {
+    server.program.signal(SIGHUP);
+    return eventually([&] { return server.program.err().find(what) != std::string::npos; });
+  };
+  const auto greedy = text();
+  EXPECT_EQ(text(), greedy);
+  write("3.0", "[engine]\nmax_tokens = 20\nbatch_size = 7\n");
+  EXPECT_TRUE(reload_says("reloaded: sampler, engine.max_tokens")) << server.program.err();
+  EXPECT_NE(server.program.err().find("needs a restart to change: engine"), std::string::npos);
+  EXPECT_NE(text(), greedy);
+  EXPECT_EQ(client_json(server, {"--prompt", "x", "--ignore-end", "--max-tokens", "25"})["generated_tokens"], 20);
+  write("wrong", "");
+  EXPECT_TRUE(reload_says("not reloaded: ")) << server.program.err();
+  EXPECT_EQ(client_json(server, {"--health"})["state"], "serving");
+  std::istringstream lines(server.program.err());
+  for (std::string line; std::getline(lines, line);) {
+    if (line.rfind("note: ", 0) == 0) continue;
+    const auto parsed = nlohmann::json::parse(line, nullptr, false);
+    EXPECT_TRUE(parsed.contains("level") && parsed.contains("text")) << line;
+  }
 }
 
 TEST(Serve, drain_is_refused_unless_allowed) {

@@ -22,7 +22,8 @@ inline bool eventually(const std::function<bool()>& holds) {
 // Over zeromq, and over http where asked.
 class Server {
  public:
-  explicit Server(const std::vector<std::string>& more = {}) : program(arguments(more)) {
+  explicit Server(const std::vector<std::string>& more = {}, const std::string& model = quickstart_model())
+      : program(arguments(more, model)) {
     EXPECT_TRUE(eventually([&] { return program.out().find(" (zeromq)\n") != std::string::npos; })) << program.err();
     address = address_of("zeromq");
   }
@@ -39,8 +40,8 @@ class Server {
   std::string address;
 
  private:
-  static std::vector<std::string> arguments(const std::vector<std::string>& more) {
-    std::vector<std::string> all = {"serve", "--model", quickstart_model()};
+  static std::vector<std::string> arguments(const std::vector<std::string>& more, const std::string& model) {
+    std::vector<std::string> all = {"serve", "--model", model};
     all.insert(all.end(), more.begin(), more.end());
     all.insert(all.end(), {"--listen", "zeromq=tcp://127.0.0.1:*"});
     return all;

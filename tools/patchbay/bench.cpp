@@ -178,6 +178,7 @@ void bench(const BenchFlags& flags) {
   needs.defaults = [&](Settings& s) {
     const int64_t context = flags.n_prompt + flags.n_decode + 2;
     s.engine.batch_size = std::max<int64_t>(largest, 1);
+    s.engine.prefix_cache = false;  // a prompt is to be computed as often as it is measured
     if (s.engine.cache_tokens == 0) s.engine.cache_tokens = (context + s.engine.page_tokens) * largest;
   };
   Session session = value_or_fail(open_session(flags.common, needs));

@@ -9,6 +9,8 @@ namespace patchbay {
 void add_run(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_client(CLI::App& app);
+void add_top(CLI::App& app);
+void add_keys(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_logits(CLI::App& app);

@@ -170,7 +170,7 @@ void eval(const EvalFlags& flags) {
   }
   fmt::print("{} of {} right: {:.1f} %; {} tokens generated in {:.1f} s, {:.0f} tokens/s\n", score.right, score.total, accuracy * 100, score.n_generated,
              seconds, static_cast<double>(score.n_generated) / seconds);
-  if (!flags.common.quiet) fmt::print("{}", heat_map(*session.model, session.engine->stats().expert_tokens, isatty(1) == 1));
+  if (!flags.common.quiet) fmt::print("{}", heat_map(heat_rows(*session.model, session.engine->stats().expert_tokens), isatty(1) == 1));
 }
 
 }  // namespace

@@ -13,6 +13,8 @@ int main(int argc, char** argv) {
   patchbay::add_run(app);
   patchbay::add_serve(app);
   patchbay::add_client(app);
+  patchbay::add_top(app);
+  patchbay::add_keys(app);
   patchbay::add_eval(app);
   patchbay::add_bench(app);
   patchbay::add_logits(app);

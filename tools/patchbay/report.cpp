@@ -21,27 +21,38 @@ std::string cell(double load, bool colour) {  // load: 1 is an even share
 
 }  // namespace
 
-std::string heat_map(const Model& model, const std::vector<std::vector<uint64_t>>& expert_tokens, bool colour) {
-  if (expert_tokens.empty()) return "";
-  constexpr size_t kWidest = 128;  // wider layers are drawn with several experts a cell
-  std::string out = "expert load, layers by experts";
-  out += colour ? " (dark: none, green: even, red: 3 times even or more)\n" : " (· none, ░ little, ▒ even, █ 3 times even)\n";
-  size_t moe = 0;
+std::vector<HeatRow> heat_rows(const Model& model, const std::vector<std::vector<uint64_t>>& expert_tokens) {
+  std::vector<HeatRow> rows;
   for (size_t l = 0; l < model.layers().size(); ++l) {
     const LayerInfo& info = model.layers()[l];
-    if (info.dense || moe >= expert_tokens.size()) continue;
-    const auto& counts = expert_tokens[moe++];
-    const double total = std::max(1.0, static_cast<double>(std::accumulate(counts.begin(), counts.end(), uint64_t{0})));
+    if (info.dense || rows.size() >= expert_tokens.size()) continue;
+    rows.push_back({static_cast<int64_t>(l), info.router, info.k, expert_tokens[rows.size()]});
+  }
+  return rows;
+}
+
+std::string heat_map(const std::vector<HeatRow>& rows, bool colour) {
+  if (rows.empty()) return "";
+  constexpr size_t kWidest = 128;  // wider layers are drawn with several experts a cell
+  std::string out = "expert load, layers by experts";
+  out += colour ? " (dark: none, green: even, red: 3 times even or more)\n"
+                : " (· none, ░ little, ▒ even, █ 3 times even)\n";
+  for (const HeatRow& row : rows) {
+    const auto& counts = row.tokens;
+    const double total = std::max(1.0, std::accumulate(counts.begin(), counts.end(), 0.0));
+    const auto load = [&](double sum, size_t n) {  // of n experts, 1 is an even share
+      return sum / total * static_cast<double>(counts.size()) / static_cast<double>(n);
+    };
     const size_t per_cell = (counts.size() + kWidest - 1) / kWidest;
-    std::string row;
+    std::string cells;
     double hottest = 0;
     for (size_t e = 0; e < counts.size(); e += per_cell) {
       const size_t n = std::min(per_cell, counts.size() - e);
-      const double sum = static_cast<double>(std::accumulate(counts.begin() + static_cast<std::ptrdiff_t>(e), counts.begin() + static_cast<std::ptrdiff_t>(e + n), uint64_t{0}));
-      row += cell(sum / total * static_cast<double>(counts.size()) / static_cast<double>(n), colour);
+      const auto from = counts.begin() + static_cast<std::ptrdiff_t>(e);
+      cells += cell(load(std::accumulate(from, from + static_cast<std::ptrdiff_t>(n), 0.0), n), colour);
     }
-    for (const uint64_t c : counts) hottest = std::max(hottest, static_cast<double>(c) / total * static_cast<double>(counts.size()));
-    out += fmt::format("  layer {:>3}  {}  {} k={}, hottest {:.1f} x even\n", l, row, info.router, info.k, hottest);
+    for (const uint64_t c : counts) hottest = std::max(hottest, load(static_cast<double>(c), 1));
+    out += fmt::format("  layer {:>3}  {}  {} k={}, hottest {:.1f} x even\n", row.layer, cells, row.router, row.k, hottest);
   }
   return out;
 }

@@ -11,8 +11,17 @@
 
 namespace patchbay {
 
-// Expert load, layers by experts, as shades of a block; with 256 colours where `colour`. Empty where there are no MoE layers.
-std::string heat_map(const Model& model, const std::vector<std::vector<uint64_t>>& expert_tokens, bool colour);
+// The load of one MoE layer's experts.
+struct HeatRow {
+  int64_t layer = 0;
+  std::string router;
+  int64_t k = 0;
+  std::vector<uint64_t> tokens;  // by expert
+};
+std::vector<HeatRow> heat_rows(const Model& model, const std::vector<std::vector<uint64_t>>& expert_tokens);
+
+// Expert load, layers by experts, as shades of a block; with 256 colours where `colour`. Empty where there are no rows.
+std::string heat_map(const std::vector<HeatRow>& rows, bool colour);
 
 // Speed of decoding against the machine's bandwidth.
 struct DecodeSpeed {

@@ -111,7 +111,7 @@ void print_summary(const Session& session, const Generation& g, const DecodeSpee
     fmt::print(stderr, "; {:.0f} tokens/s, {:.1f} GB/s of weights = {:.0f} % of the {:.1f} GB/s that memory reads here", speed.tokens_per_s,
                speed.bytes_per_s / 1e9, speed.share * 100, bandwidth / 1e9);
   }
-  fmt::print(stderr, "\n{}", heat_map(*session.model, session.engine->stats().expert_tokens, isatty(2) == 1));
+  fmt::print(stderr, "\n{}", heat_map(heat_rows(*session.model, session.engine->stats().expert_tokens), isatty(2) == 1));
 }
 
 void run(const RunFlags& flags) {

@@ -1,5 +1,7 @@
 // patchbay serve: the model behind its transports, until a signal.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,6 +11,7 @@
 #include "core/plugin/host.hpp"
 #include "core/service/service.hpp"
 #include "tools/patchbay/commands.hpp"
+#include "tools/patchbay/reload.hpp"
 #include "tools/patchbay/session.hpp"
 #include "tools/patchbay/transports.hpp"
 
@@ -23,10 +26,29 @@ struct ServeFlags {
   std::vector<std::string> listen;
   double grace_s = 30;
   bool allow_control = false;
+  std::string log_format;
+  int64_t batch_size = 0;
+  int64_t queue = -1;
+  int64_t max_tokens = 0;
 };
 
 constexpr std::chrono::milliseconds kTick{20};
 constexpr std::chrono::milliseconds kFlush{2000};  // for the last events, once nothing runs any more
+
+void apply(const ServeFlags& flags, Settings& settings) {
+  if (flags.batch_size > 0) settings.engine.batch_size = flags.batch_size;
+  if (flags.queue >= 0) settings.engine.queue = flags.queue;
+  if (flags.max_tokens > 0) settings.engine.max_tokens = flags.max_tokens;
+  if (!flags.log_format.empty()) settings.log.format = flags.log_format;
+}
+
+// Every connection is a file: as many as the system allows.
+void raise_file_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
 
 // Where nothing is configured.
 constexpr const char* kDefaultTransports[] = {"zeromq", "http"};
@@ -130,12 +152,34 @@ void announce(const Session& session, const Transports& transports, bool json) {
   std::fflush(stdout);
 }
 
+// The settings of the flags: those of this command win over the file.
+moe::Result<Settings> settings_of(const ServeFlags& flags) {
+  MOE_ASSIGN(Settings settings, settings_of(flags.common));
+  apply(flags, settings);
+  return settings;
+}
+
+void reload_now(const ServeFlags& flags, Reloadable& running) {
+  const auto applied = [&]() -> moe::Result<std::vector<std::string>> {
+    MOE_ASSIGN(const Settings wanted, settings_of(flags));
+    MOE_ASSIGN(const auto transports, choices_of(wanted, flags.listen));
+    return reload(running, wanted, transports);
+  }();
+  if (!applied.ok()) {
+    log_line(MOE_LOG_ERROR, "serve", "not reloaded: " + applied.error().message);
+  } else {
+    const std::string what = applied->empty() ? "nothing to apply" : fmt::format("{}", fmt::join(*applied, ", "));
+    log_line(MOE_LOG_INFO, "serve", "reloaded: " + what);
+  }
+}
+
 // Until a signal; says once when the engine stops making progress, and once when it goes on.
-void wait_for_signal(const Service& service) {
+void wait_for_signal(const ServeFlags& flags, const Service& service, Reloadable& running) {
   bool stalled = false;
   auto next_look = Clock::now();
   while (!interrupted()) {
     std::this_thread::sleep_for(kTick);
+    if (take_reload()) reload_now(flags, running);
     if (Clock::now() < next_look) continue;
     next_look = Clock::now() + std::chrono::seconds(1);
     const bool now = service.health().state() == v1::Health::STATE_STALLED;
@@ -160,7 +204,14 @@ void shut_down(Engine& engine, Service& service, Transports& transports, double 
 
 void serve(const ServeFlags& flags) {
   watch_signals();
-  Session session = value_or_fail(open_session(flags.common, {}));
+  watch_reload();
+  raise_file_limit();
+  SessionNeeds needs;
+  needs.defaults = [&](Settings& settings) {
+    apply(flags, settings);
+    set_log(settings.log.level, settings.log.format);
+  };
+  Session session = value_or_fail(open_session(flags.common, needs));
   if (interrupted()) return;
   const std::vector<PluginChoice> choices = value_or_fail(choices_of(session.settings, flags.listen));
   Metrics metrics;
@@ -176,7 +227,8 @@ void serve(const ServeFlags& flags) {
     fail(transports.error());
   }
   announce(session, *transports, flags.common.json);
-  wait_for_signal(service);
+  Reloadable running{session, service, *transports, choices};
+  wait_for_signal(flags, service, running);
   if (!flags.common.quiet)
     log_line(MOE_LOG_INFO, "serve", fmt::format("draining: {} requests run", service.n_running()));
   shut_down(*session.engine, service, *transports, flags.grace_s);
@@ -195,6 +247,18 @@ void add_serve(CLI::App& app) {
       ->type_name("S")
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();
+  command->add_option("--batch-size", flags->batch_size, "requests in a step at most; engine.batch_size")
+      ->type_name("N")
+      ->check(CLI::Range(1, 4096));
+  command->add_option("--queue", flags->queue, "requests that may wait; engine.queue")
+      ->type_name("N")
+      ->check(CLI::Range(0, 1 << 20));
+  command->add_option("--max-tokens", flags->max_tokens, "default and limit of a request's output; engine.max_tokens")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--log-format", flags->log_format, "text | json; log.format")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"text", "json"}));
   command->add_flag("--allow-control", flags->allow_control, "clients may drain the server");
   command->callback([flags] { serve(*flags); });
 }

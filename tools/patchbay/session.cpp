@@ -11,6 +11,7 @@ namespace patchbay {
 namespace {
 
 std::atomic<int> g_signals{0};
+std::atomic<bool> g_reload{false};
 
 void on_signal(int signal) {
   if (g_signals.fetch_add(1) > 0) _exit(128 + signal);
@@ -45,9 +46,12 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
   command.add_option("--config", flags.config, "TOML file; everything has a default")->type_name("FILE");
   command.add_option("--model", flags.model, "model directory (Hugging Face layout) or .gguf file; model.path")->type_name("PATH");
   command.add_option("--backend", flags.backend, "backend plugin; backend.plugin")->type_name("NAME");
-  command.add_option("--precision", flags.precision, "auto | fp32 | fp16 | bf16 | int8 | int4; model.precision")->type_name("NAME");
+  command.add_option("--precision", flags.precision, "auto | fp32 | fp16 | bf16 | int8 | int4; model.precision")
+      ->type_name("NAME");
   command.add_option("--threads", flags.threads, "compute threads; engine.threads")->type_name("N");
-  command.add_option("--set", flags.sets, "override one setting, as TOML: --set 'router.k=2'")->type_name("KEY=VALUE")->allow_extra_args(false);
+  command.add_option("--set", flags.sets, "override one setting, as TOML: --set 'router.k=2'")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
   command.add_flag("--json", flags.json, "machine-readable output");
   command.add_flag("--quiet", flags.quiet, "no progress, no notes");
 }
@@ -92,13 +96,15 @@ moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& 
   if (needs.text) {
     MOE_ASSIGN(session.text, TextModel::load(session.settings.model.path));
   }
-  MOE_ASSIGN(session.chain, SamplerChain::build(session.settings.samplers, *session.registry, session.model->spec().n_vocab));
+  MOE_ASSIGN(session.chain,
+             SamplerChain::build(session.settings.samplers, *session.registry, session.model->spec().n_vocab));
   EngineOptions options;
   const EngineSettings& e = session.settings.engine;
   options.batch_size = e.batch_size;
   options.batch_tokens = e.batch_tokens;
   options.queue = e.queue;
   options.page_tokens = e.page_tokens;
+  options.prefix_cache = e.prefix_cache;
   MOE_ASSIGN(session.engine, Engine::create(session.model, session.chain, options));
   if (!flags.quiet && !flags.json) {
     for (const auto& note : session.model->notes()) fmt::print(stderr, "note: {}\n", note);
@@ -119,5 +125,12 @@ void watch_signals() {
   sigaction(SIGTERM, &action, nullptr);
 }
 bool interrupted() { return g_signals.load() > 0; }
+
+void watch_reload() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { g_reload = true; };
+  sigaction(SIGHUP, &action, nullptr);
+}
+bool take_reload() { return g_reload.exchange(false); }
 
 }  // namespace patchbay

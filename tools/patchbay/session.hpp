@@ -75,4 +75,8 @@ inline void ok_or_fail(const moe::Status& status) {
 void watch_signals();
 bool interrupted();
 
+// SIGHUP no longer ends the process: take_reload() says once that one came.
+void watch_reload();
+bool take_reload();
+
 }  // namespace patchbay

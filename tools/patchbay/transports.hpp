@@ -25,13 +25,19 @@ class RunningTransport {
   [[nodiscard]] std::string address() const { return component_->address(instance_); }
   void drain() { component_->drain(instance_); }
   void stop(std::chrono::milliseconds grace);
+  // Whether options of it may change while it runs.
+  [[nodiscard]] bool can_reconfigure() const { return reconfigure_ != nullptr; }
+  // Applies the RUNTIME options of `choice`. The keys that differ and need a restart.
+  moe::Result<std::vector<std::string>> reconfigure(const PluginChoice& choice);
 
  private:
-  RunningTransport(Component<moe_transport> component, moe_transport_instance* instance)
-      : component_(std::move(component)), instance_(instance) {}
+  RunningTransport(Component<moe_transport> component, moe_transport_instance* instance,
+                   std::vector<GivenOption> given);
 
   Component<moe_transport> component_;
   moe_transport_instance* instance_;
+  const moe_reconfigure* reconfigure_ = nullptr;
+  std::vector<GivenOption> given_;  // in force
   bool running_ = false;
 };
 

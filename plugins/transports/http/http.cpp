@@ -44,40 +44,46 @@ class HttpTransport final : public moe::Transport {
                          "Where to listen: HOST:PORT, a numeric host; port 0 takes a free one."),
       moe::bool_option("allow_remote", "false",
                        "Listen where other machines can reach it without asking them for a key."),
-      moe::string_option("api_key_file", "", "A file with a key a line; requests need one of them. Empty: none."),
-      moe::string_option("tls_certificate", "", "PEM file with the certificate and its chain; empty: no TLS."),
-      moe::string_option("tls_key", "", "PEM file with the certificate's key."),
+      moe::string_option("api_key_file", "", "A file with a key a line; requests need one of them. Empty: none.",
+                         MOE_OPTION_RUNTIME),
+      moe::string_option("tls_certificate", "", "PEM file with the certificate and its chain; empty: no TLS.",
+                         MOE_OPTION_RUNTIME),
+      moe::string_option("tls_key", "", "PEM file with the certificate's key.", MOE_OPTION_RUNTIME),
       moe::string_option("model_name", "", "What clients call the model; empty: its folder's name."),
       moe::int_option("max_connections", "1024", 1, 100000,
-                      "Connections at one time; beyond, the one that has been idle longest is closed."),
-      moe::int_option("max_header_bytes", "16384", 512, 1 << 20, "The largest header of a request.", 0, "bytes"),
-      moe::int_option("max_body_bytes", "4194304", 1024, 1 << 30, "The largest body of a request.", 0, "bytes"),
+                      "Connections at one time; beyond, the one that has been idle longest is closed.",
+                      MOE_OPTION_RUNTIME),
+      moe::int_option("max_header_bytes", "16384", 512, 1 << 20, "The largest header of a request.", MOE_OPTION_RUNTIME,
+                      "bytes"),
+      moe::int_option("max_body_bytes", "4194304", 1024, 1 << 30, "The largest body of a request.", MOE_OPTION_RUNTIME,
+                      "bytes"),
       moe::int_option("max_bodies_bytes", "67108864", 1024, int64_t{1} << 40,
-                      "What the bodies that are being read may hold together.", 0, "bytes"),
-      moe::int_option("header_ms", "10000", 10, 3600000, "How long a request's header may take.", 0, "ms"),
-      moe::int_option("body_ms", "30000", 10, 3600000, "How long a request's body may take.", 0, "ms"),
-      moe::int_option("idle_ms", "75000", 10, 86400000, "How long a connection may wait between requests.", 0, "ms"),
+                      "What the bodies that are being read may hold together.", MOE_OPTION_RUNTIME, "bytes"),
+      moe::int_option("header_ms", "10000", 10, 3600000, "How long a request's header may take.", MOE_OPTION_RUNTIME,
+                      "ms"),
+      moe::int_option("body_ms", "30000", 10, 3600000, "How long a request's body may take.", MOE_OPTION_RUNTIME, "ms"),
+      moe::int_option("idle_ms", "75000", 10, 86400000, "How long a connection may wait between requests.",
+                      MOE_OPTION_RUNTIME, "ms"),
       moe::int_option("stalled_ms", "30000", 10, 86400000,
-                      "A client that takes nothing for so long while a response waits is cut off.", 0, "ms"),
-      moe::int_option("send_queue", "64", 1, 65536, "Events kept for a client that does not read."),
-      moe::int_option("send_queue_bytes", "4194304", 1024, 1 << 30, "The same in bytes.", 0, "bytes"),
+                      "A client that takes nothing for so long while a response waits is cut off.", MOE_OPTION_RUNTIME,
+                      "ms"),
+      moe::int_option("send_queue", "64", 1, 65536, "Events kept for a client that does not read.", MOE_OPTION_RUNTIME),
+      moe::int_option("send_queue_bytes", "4194304", 1024, 1 << 30, "The same in bytes.", MOE_OPTION_RUNTIME, "bytes"),
   };
 
   ~HttpTransport() override { stop(std::chrono::milliseconds(0)); }
 
+  static constexpr bool kReconfigures = true;
+
   moe::Status configure(const moe::Options& options) override {
-    const auto size = [&](const char* key) { return static_cast<size_t>(options.integer(key)); };
-    const auto time = [&](const char* key) { return std::chrono::milliseconds(options.integer(key)); };
-    MOE_ASSIGN(const HostPort address, read_address(options.text("bind")));
-    options_.host = address.host;
-    options_.port = address.port;
-    options_.max_connections = size("max_connections");
-    options_.max_body_bytes_in_all = size("max_bodies_bytes");
-    options_.session = {size("max_header_bytes"), size("max_body_bytes"), time("header_ms"),
-                        time("body_ms"),          time("idle_ms"),        time("stalled_ms")};
-    options_.queue = {size("send_queue"), size("send_queue_bytes")};
-    options_.model_name = options.text("model_name");
-    MOE_TRY(configure_security(options));
+    MOE_ASSIGN(options_, read(options));
+    return {};
+  }
+
+  moe::Status reconfigure(const moe::Options& options) override {
+    MOE_ASSIGN(const ServerOptions wanted, read(options));
+    MOE_TRY(server_->reconfigure(wanted));
+    options_ = wanted;
     return {};
   }
 
@@ -104,19 +110,36 @@ class HttpTransport final : public moe::Transport {
   [[nodiscard]] const char* address() const override { return address_.c_str(); }
 
  private:
-  moe::Status configure_security(const moe::Options& options) {
-    options_.tls_certificate = options.text("tls_certificate");
-    options_.tls_key = options.text("tls_key");
-    if (options_.tls_certificate.empty() != options_.tls_key.empty()) {
+  static moe::Result<ServerOptions> read(const moe::Options& options) {
+    ServerOptions out;
+    const auto size = [&](const char* key) { return static_cast<size_t>(options.integer(key)); };
+    const auto time = [&](const char* key) { return std::chrono::milliseconds(options.integer(key)); };
+    MOE_ASSIGN(const HostPort address, read_address(options.text("bind")));
+    out.host = address.host;
+    out.port = address.port;
+    out.max_connections = size("max_connections");
+    out.max_body_bytes_in_all = size("max_bodies_bytes");
+    out.session = {size("max_header_bytes"), size("max_body_bytes"), time("header_ms"),
+                   time("body_ms"),          time("idle_ms"),        time("stalled_ms")};
+    out.queue = {size("send_queue"), size("send_queue_bytes")};
+    out.model_name = options.text("model_name");
+    MOE_TRY(read_security(options, out));
+    return out;
+  }
+
+  static moe::Status read_security(const moe::Options& options, ServerOptions& out) {
+    out.tls_certificate = options.text("tls_certificate");
+    out.tls_key = options.text("tls_key");
+    if (out.tls_certificate.empty() != out.tls_key.empty()) {
       return moe::invalid("tls_key: expected both tls_certificate and tls_key, got one of them");
     }
     const std::string key_file(options.text("api_key_file"));
     if (!key_file.empty()) {
-      MOE_ASSIGN(options_.keys, Keys::read(key_file));
+      MOE_ASSIGN(out.keys, Keys::read(key_file));
     }
-    if (!moe::is_loopback(options_.host) && !options_.keys.are_asked() && !options.flag("allow_remote")) {
+    if (!moe::is_loopback(out.host) && !out.keys.are_asked() && !options.flag("allow_remote")) {
       return moe::Error{MOE_PERMISSION_DENIED,
-                        "bind: expected a loopback address (127.0.0.1, [::1]), got \"" + options_.host +
+                        "bind: expected a loopback address (127.0.0.1, [::1]), got \"" + out.host +
                             "\", which others can reach; api_key_file asks them for a key, allow_remote = true lets "
                             "them in"};
     }

@@ -103,12 +103,15 @@ Json OpenAiWriter::usage_of(const std::vector<Choice>& choices) const {
   int64_t prompt = 0;
   int64_t generated = 0;
   int64_t reasoning = 0;
+  int64_t reused = 0;
   for (const Choice& c : choices) {
     prompt += c.end.usage().n_prompt();
     generated += c.end.usage().n_generated();
     reasoning += c.end.usage().n_reasoning();
+    reused += c.end.usage().n_reused();
   }
   Json usage = {{"prompt_tokens", prompt}, {"completion_tokens", generated}, {"total_tokens", prompt + generated}};
+  usage["prompt_tokens_details"] = {{"cached_tokens", reused}};
   if (chat_) usage["completion_tokens_details"] = {{"reasoning_tokens", reasoning}};
   return usage;
 }

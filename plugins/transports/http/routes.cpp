@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include "errors.hpp"
+#include "live.hpp"
 #include "moe/sdk/transport_support.hpp"
+#include "page.hpp"
 #include "prometheus.hpp"
 #include "server.hpp"
 
@@ -22,8 +24,15 @@ struct Route {
 
 constexpr std::string_view kModel = "/v1/models/";  // a prefix
 constexpr Route kRoutes[] = {
-    {"/health", verb::get, true}, {"/metrics", verb::get, false},         {"/v1/models", verb::get, false},
-    {kModel, verb::get, false},   {"/v1/completions", verb::post, false}, {"/v1/chat/completions", verb::post, false},
+    {"/", verb::get, true},
+    {"/health", verb::get, true},
+    {"/metrics", verb::get, false},
+    {"/patchbay/info", verb::get, false},
+    {"/patchbay/telemetry", verb::get, false},
+    {"/v1/models", verb::get, false},
+    {kModel, verb::get, false},
+    {"/v1/completions", verb::post, false},
+    {"/v1/chat/completions", verb::post, false},
 };
 
 std::string_view path_of(const Request& request) {
@@ -45,6 +54,19 @@ const Route* find_route(std::string_view path) {
 
 Response refusal(int status, const std::string& message) {
   return {status, "application/json", error_body(status, message), {}};
+}
+
+// The page loads nothing from elsewhere, and nobody else's page shows it.
+Response page_response() {
+  return {200,
+          "text/html; charset=utf-8",
+          std::string(page()),
+          {{"Content-Security-Policy",
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src "
+            "'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"},
+           {"X-Content-Type-Options", "nosniff"},
+           {"Referrer-Policy", "no-referrer"},
+           {"Cache-Control", "no-cache"}}};
 }
 
 bool is_json(std::string_view type) {
@@ -80,8 +102,14 @@ std::optional<Response> Server::refuse(const Request& header) {
 std::unique_ptr<Exchange> Server::handle(const Request& request, Session& session) {
   const std::string_view path = path_of(request);
   try {
-    if (path == "/health") {
+    if (path == "/") {
+      session.respond(page_response());
+    } else if (path == "/health") {
       session.respond(health());
+    } else if (path == "/patchbay/info") {
+      session.respond({200, "application/json", dump(info_json(info_)), {}});
+    } else if (path == "/patchbay/telemetry") {
+      session.respond(telemetry());
     } else if (path == "/metrics") {
       session.respond(metrics());
     } else if (path == "/v1/models") {
@@ -133,17 +161,16 @@ Response Server::health() {
   question.mutable_health();
   const auto answer = query_.ask(question);
   if (!answer.ok()) return error_response(answer.error());
-  const v1::Health& h = answer->health();
-  const bool serving = h.state() == v1::Health::STATE_SERVING && !closing_;
-  const char* state = h.state() == v1::Health::STATE_STALLED ? "stalled" : serving ? "serving" : "draining";
-  return {serving ? 200 : 503,
-          "application/json",
-          dump({{"healthy", serving},
-                {"state", state},
-                {"running", h.n_running()},
-                {"waiting", h.n_waiting()},
-                {"seconds_since_progress", h.seconds_since_progress()}}),
-          {{"Cache-Control", "no-store"}}};
+  const Json health = health_json(answer->health(), closing_);
+  return {health["healthy"] ? 200 : 503, "application/json", dump(health), {{"Cache-Control", "no-store"}}};
+}
+
+Response Server::telemetry() {
+  v1::ClientMessage question;
+  question.mutable_telemetry();
+  const auto answer = query_.ask(question);
+  if (!answer.ok()) return error_response(answer.error());
+  return {200, "application/json", dump(telemetry_json(answer->telemetry())), {{"Cache-Control", "no-store"}}};
 }
 
 Response Server::metrics() {

@@ -14,6 +14,11 @@ namespace {
 constexpr std::chrono::milliseconds kTick{200};
 constexpr int kBacklog = 1024;
 
+moe::Result<std::unique_ptr<SocketFactory>> factory_of(const ServerOptions& options) {
+  if (options.tls_certificate.empty()) return SocketFactory::plain();
+  return SocketFactory::tls(options.tls_certificate, options.tls_key);
+}
+
 }  // namespace
 
 Server::Server(const ServerOptions& options, const moe_service& service) : options_(options), service_(service) {}
@@ -25,11 +30,7 @@ Server::~Server() {
 }
 
 moe::Status Server::open() {
-  if (options_.tls_certificate.empty()) {
-    sockets_ = SocketFactory::plain();
-  } else {
-    MOE_ASSIGN(sockets_, SocketFactory::tls(options_.tls_certificate, options_.tls_key));
-  }
+  MOE_ASSIGN(sockets_, factory_of(options_));
   MOE_TRY(query_.open(service_));
   patchbay::v1::ClientMessage question;
   question.mutable_info();
@@ -66,6 +67,18 @@ void Server::run() noexcept {
       moe::log(MOE_LOG_ERROR, "http", std::string("I/O: ") + e.what());
     }
   }
+}
+
+moe::Status Server::reconfigure(const ServerOptions& options) {
+  MOE_ASSIGN(std::unique_ptr<SocketFactory> factory, factory_of(options));
+  if (options.tls_certificate.empty() == address_.starts_with("https")) {
+    return moe::precondition("tls_certificate: expected TLS on or off as before, got a change: this needs a restart");
+  }
+  asio::post(io_, [this, options, sockets = std::shared_ptr<SocketFactory>(std::move(factory))] {
+    options_ = options;
+    sockets_ = sockets;
+  });
+  return {};
 }
 
 void Server::drain() {

@@ -41,6 +41,8 @@ class Server final : private SessionHost {
 
   // Serves until stop() was called and what runs is answered or the grace is over. [I/O thread]
   void run() noexcept;
+  // Takes the limits, keys and certificate of `options`; certificate and key are read. [any thread, after open]
+  moe::Status reconfigure(const ServerOptions& options);
   // Connections are closed after their response. [any thread]
   void drain();
   // [any thread, once]
@@ -68,14 +70,15 @@ class Server final : private SessionHost {
   Response model(std::string_view name) const;
   Response health();
   Response metrics();
+  Response telemetry();
   moe::Result<std::unique_ptr<Exchange>> complete(const Request& request, bool chat, Session& session);
 
-  const ServerOptions options_;
+  ServerOptions options_;
   const moe_service& service_;
   asio::io_context io_{1};
   Tcp::acceptor acceptor_{io_};
   asio::steady_timer timer_{io_};
-  std::unique_ptr<SocketFactory> sockets_;
+  std::shared_ptr<SocketFactory> sockets_;
   Query query_;
   patchbay::v1::Info info_;
   int64_t started_s_ = 0;  // since the epoch

@@ -18,8 +18,9 @@ moe::Status check_address(std::string_view address, bool allow_remote) {
   if (colon == std::string_view::npos || colon == 0 || colon + 1 == address.size()) return wrong;
   const std::string host(address.substr(0, colon));
   if (!allow_remote && !moe::is_loopback(host)) {
-    return moe::Error{MOE_PERMISSION_DENIED, "bind: expected a loopback address (127.0.0.1, [::1]) or ipc://, got \"" +
-                                                 host + "\", which others can reach; allow_remote = true permits it"};
+    return moe::Error{MOE_PERMISSION_DENIED,
+                      "bind: expected a loopback address (127.0.0.1, [::1]) or ipc://, got \"" + host +
+                          "\", which others can reach; key_file asks them for keys, allow_remote = true lets them in"};
   }
   return {};
 }

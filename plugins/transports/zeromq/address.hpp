@@ -8,7 +8,7 @@
 namespace zeromq {
 
 // MOE_INVALID_ARGUMENT: neither tcp://HOST:PORT nor ipc://PATH. MOE_PERMISSION_DENIED: it can be reached from other
-// machines and `allow_remote` is not set: nobody is authenticated here.
+// machines and `allow_remote` is not set.
 moe::Status check_address(std::string_view address, bool allow_remote);
 
 }  // namespace zeromq

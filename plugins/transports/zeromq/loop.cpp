@@ -21,6 +21,13 @@ constexpr int kSocketEvents = 128;
 constexpr int kSendBufferBytes = 256 * 1024;
 constexpr std::chrono::milliseconds kLate{20};
 constexpr std::chrono::milliseconds kIdle{1000};
+// How often connections are looked at for what they send without an end: what one can fill in between counts.
+constexpr std::chrono::milliseconds kLook{20};
+// Beside the largest message: what libzmq has read of the next one.
+constexpr uint64_t kReadAhead = 256 * 1024;
+constexpr uint64_t kHeartbeatBytes = 16;  // a second: its own pings and the answers to ours
+constexpr size_t kFrameOverhead = 64;     // header, and with CURVE nonce and tag: 9 + 8 + 8 + 16 + 1
+constexpr size_t kSpareConnections = 16;  // beyond the limit, to be told so
 
 }  // namespace
 
@@ -31,12 +38,18 @@ Loop::Loop(const LoopOptions& options, const moe_service& service)
       socket_(context_, zmq::socket_type::router),
       monitor_(context_, socket_) {
   configure();
+  if (!options_.publish.empty()) publisher_ = std::make_unique<Publisher>(context_, options_.publish, service);
   socket_.bind(options_.bind);
   address_ = socket_.get(zmq::sockopt::last_endpoint);
 }
 
-// Where authentication goes: CURVE's keys and the ZAP domain are options of the socket before it is bound.
 void Loop::configure() {
+  if (!options_.secret_key.empty()) {
+    zap_.emplace(context_, options_.allowed);
+    socket_.set(zmq::sockopt::curve_server, true);
+    socket_.set(zmq::sockopt::curve_secretkey, options_.secret_key);
+    socket_.set(zmq::sockopt::zap_domain, "patchbay");
+  }
   socket_.set(zmq::sockopt::router_mandatory,
               true);  // without it, events for a full or vanished peer disappear silently
   socket_.set(zmq::sockopt::linger, 0);
@@ -79,13 +92,65 @@ bool Loop::is_done() const {
 void Loop::step() {
   const bool stuck =
       std::any_of(peers_.begin(), peers_.end(), [](const auto& p) { return p.second->stuck_since().has_value(); });
-  zmq::pollitem_t items[] = {{nullptr, wakeup_.fd(), ZMQ_POLLIN, 0},
-                             {monitor_.handle(), 0, ZMQ_POLLIN, 0},
-                             {socket_.handle(), 0, ZMQ_POLLIN, 0}};
-  zmq::poll(items, stopping_ ? 2 : 3, stuck ? retry_ : stopping_ ? kLate : kIdle);
+  std::vector<zmq::pollitem_t> items = {{nullptr, wakeup_.fd(), ZMQ_POLLIN, 0}, {monitor_.handle(), 0, ZMQ_POLLIN, 0}};
+  if (!stopping_) items.push_back({socket_.handle(), 0, ZMQ_POLLIN, 0});
+  if (zap_) items.push_back({zap_->handle(), 0, ZMQ_POLLIN, 0});
+  auto wait = stuck ? retry_ : stopping_ || monitor_.size() > 0 ? kLook : kIdle;
+  if (publisher_) wait = std::min(wait, publisher_->until_next());
+  zmq::poll(items.data(), items.size(), wait);
+  take_new_options();
+  if (zap_) zap_->answer();
   drop_disconnected();
+  limit_connections();
   if (!stopping_) receive();
+  limit_unread();
   flush_marked();
+  if (publisher_) publisher_->publish_if_due(options_.publish_every);
+}
+
+void Loop::reconfigure(const LoopOptions& options) {
+  {
+    const std::lock_guard lock(mutex_);
+    new_options_ = options;
+  }
+  wakeup_.wake();
+}
+
+void Loop::take_new_options() {
+  const std::lock_guard lock(mutex_);
+  if (!new_options_) return;
+  const std::string bind = options_.bind;
+  options_ = *std::exchange(new_options_, std::nullopt);
+  options_.bind = bind;
+  if (zap_) zap_->allow(options_.allowed);
+}
+
+// Those that have said nothing go first, so that strangers who only connect keep nobody out.
+void Loop::limit_connections() {
+  for (size_t n = monitor_.size(); n > options_.max_connections + kSpareConnections; --n) {
+    const auto silent = monitor_.oldest([this](int fd) { return !by_fd_.contains(fd); });
+    if (!silent) return;
+    moe::count("zeromq_connections_evicted_total");
+    monitor_.shut(*silent);
+    monitor_.forget(*silent);
+  }
+}
+
+void Loop::limit_unread() {
+  if (Clock::now() < next_look_) return;
+  next_look_ = Clock::now() + kLook;
+  if (Clock::now() >= next_forgiveness_) {
+    next_forgiveness_ = Clock::now() + std::chrono::seconds(1);
+    monitor_.forgive(kHeartbeatBytes);
+  }
+  const uint64_t most = static_cast<uint64_t>(options_.max_message_bytes) + kReadAhead;
+  for (const int fd : monitor_.overfull(most, options_.max_unread_bytes)) {
+    moe::count("zeromq_connections_cut_total");
+    moe::log(MOE_LOG_WARNING, "zeromq", "a client is cut off: it sends a message without an end");
+    monitor_.shut(fd);
+    monitor_.forget(fd);
+    if (const auto found = by_fd_.find(fd); found != by_fd_.end()) drop(found->second);
+  }
 }
 
 void Loop::drop_disconnected() {
@@ -113,15 +178,18 @@ bool Loop::receive_one(Incoming& in) {
   if (!socket_.recv(identity, zmq::recv_flags::dontwait)) return false;
   in = {};
   in.identity = identity.to_string();
+  in.n_bytes = kFrameOverhead;
   bool more = identity.more();
   while (more) {  // a message's frames come together or not at all
     zmq::message_t frame;
     if (!socket_.recv(frame, zmq::recv_flags::none)) break;
     more = frame.more();
+    in.n_bytes += frame.size() + kFrameOverhead;
+    if (in.fd < 0) in.fd = zmq_msg_get(frame.handle(), ZMQ_SRCFD);
     if (++in.n_frames > 1) continue;
-    in.fd = zmq_msg_get(frame.handle(), ZMQ_SRCFD);
     in.payload = std::move(frame);
   }
+  monitor_.add_received(in.fd, in.n_bytes);
   return true;
 }
 

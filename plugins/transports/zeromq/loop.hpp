@@ -4,6 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <zmq.hpp>
@@ -11,13 +14,20 @@
 #include "moe/sdk/transport.hpp"
 #include "peer.hpp"
 #include "peer_monitor.hpp"
+#include "publisher.hpp"
+#include "zap.hpp"
 
 namespace zeromq {
 
 struct LoopOptions {
   std::string bind;
+  std::string secret_key;         // of the server; empty: no CURVE
+  std::set<std::string> allowed;  // public keys of the clients, 32 bytes each
+  std::string publish;            // where telemetry is published; empty: nowhere
+  std::chrono::milliseconds publish_every{1000};
   size_t max_connections = 1024;
   int64_t max_message_bytes = 0;
+  uint64_t max_unread_bytes = 0;  // of all connections together
   SendBounds send;
   int heartbeat_ms = 0;
   int handshake_ms = 0;
@@ -33,6 +43,8 @@ class Loop {
 
   // Serves until stop() was called and what is queued is sent or the grace is over. [I/O thread]
   void run() noexcept;
+  // Takes the limits and the clients' keys of `options`. [any thread]
+  void reconfigure(const LoopOptions& options);
   // [any thread, once]
   void stop(std::chrono::milliseconds grace);
 
@@ -42,6 +54,7 @@ class Loop {
     std::string identity;
     zmq::message_t payload;
     size_t n_frames = 0;  // without the identity
+    size_t n_bytes = 0;   // at least what it took on the wire
     int fd = -1;
   };
 
@@ -53,6 +66,10 @@ class Loop {
   void handle(const Incoming& in);
   Peer* peer_of(const Incoming& in);
   void drop_disconnected();
+  void take_new_options();
+  void limit_connections();
+  void limit_unread();
+  void publish();
   void drop(Peer* peer);
   void cut(Peer& peer, const moe::Error& error);
   void flush_marked();
@@ -60,18 +77,25 @@ class Loop {
   moe_status send(const std::string& identity, std::string_view bytes);
   void send_error(const std::string& identity, const moe::Error& error);
 
-  const LoopOptions options_;
+  LoopOptions options_;
   const moe_service& service_;
   Wakeup wakeup_;
   zmq::context_t context_;
+  std::optional<Zap> zap_;  // before the socket that it answers for is bound
   zmq::socket_t socket_;
   PeerMonitor monitor_;
+  std::unique_ptr<Publisher> publisher_;
   std::string address_;
 
   std::unordered_map<std::string, std::unique_ptr<Peer>> peers_;  // by identity
   std::unordered_map<int, Peer*> by_fd_;
 
   std::chrono::milliseconds retry_{1};
+  Clock::time_point next_look_{};
+  Clock::time_point next_forgiveness_{};
+
+  std::mutex mutex_;
+  std::optional<LoopOptions> new_options_;  // guarded
 
   std::atomic<bool> stopping_ = false;
   std::atomic<Clock::time_point> deadline_{Clock::time_point::max()};

@@ -19,6 +19,7 @@ class FakeEngine final : public Engine {
   int64_t fail_at = -1;  // the token at which every request fails
   bool endless = false;  // the prompt over and over
   std::function<void()> before_step;
+  std::vector<std::vector<uint64_t>> expert_tokens;  // what it says of its layers
 
   ~FakeEngine() override { stop(); }
 
@@ -85,9 +86,14 @@ class FakeEngine final : public Engine {
     if (thread_.joinable()) thread_.join();
     for (auto& [id, job] : std::exchange(jobs_, {})) job.sink->on_end(id, FinishReason::kCancelled, nullptr, {});
   }
+  void set_queue(int64_t n) override { queue = n; }
+  moe::Status set_chain(std::shared_ptr<const SamplerChain>) override { return {}; }
   EngineStats stats() const override {
     const std::lock_guard lock(mutex_);
-    return stats_;
+    EngineStats stats = stats_;
+    stats.expert_tokens = expert_tokens;
+    stats.unassigned.assign(expert_tokens.size(), 0);
+    return stats;
   }
   int64_t context() const override { return 4096; }
   int64_t n_vocab() const override { return 1000; }

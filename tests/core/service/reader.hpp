@@ -8,6 +8,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,10 +55,20 @@ class Reader {
     m.mutable_cancel();
     return send(m);
   }
-  moe::Status credit(uint64_t request, uint64_t tokens) {
+  moe::Status credit(uint64_t request, uint64_t tokens, uint64_t acknowledged = 0) {
     v1::ClientMessage m;
     m.set_request(request);
     m.mutable_credit()->set_tokens(tokens);
+    m.mutable_credit()->set_acknowledged(acknowledged);
+    return send(m);
+  }
+  moe::Status resume(uint64_t request, std::string_view key, uint64_t after,
+                     std::optional<uint64_t> with_credit = std::nullopt) {
+    v1::ClientMessage m;
+    m.set_request(request);
+    m.mutable_resume()->set_key(std::string(key));
+    m.mutable_resume()->set_after(after);
+    if (with_credit) m.mutable_resume()->set_credit(*with_credit);
     return send(m);
   }
 
@@ -86,10 +97,12 @@ class Reader {
     v1::End end;
     bool ended = false;
   };
-  [[nodiscard]] Stream stream(uint64_t request) const {
+  [[nodiscard]] Stream stream(uint64_t request) const { return stream_of(request, messages()); }
+  // The same of messages that came to several readers, one after the other.
+  static Stream stream_of(uint64_t request, const std::vector<v1::ServerMessage>& all) {
     Stream s;
     uint64_t sequence = 0;
-    for (const auto& m : messages()) {
+    for (const auto& m : all) {
       if (m.request() != request || m.sequence() == 0) continue;
       EXPECT_FALSE(s.ended) << "an event after the end";
       EXPECT_EQ(m.sequence(), ++sequence);

@@ -196,6 +196,37 @@ TEST_F(ServiceTest, info_health_and_metrics_are_answered_under_the_number_of_the
   EXPECT_EQ(metric("patchbay_connections"), 1);
 }
 
+TEST_F(ServiceTest, telemetry_and_metrics_tell_the_load_of_every_expert) {
+  engine.expert_tokens = {{6, 2}, {4, 4}};
+  v1::Info info;
+  info.add_layers()->set_index(0);  // dense
+  for (const int32_t index : {1, 2}) {
+    v1::Layer* layer = info.add_layers();
+    layer->set_index(index);
+    layer->set_n_experts(2);
+  }
+  service = std::make_unique<Service>(engine, *model, metrics, info);
+  const v1::Telemetry t = service->telemetry();
+  ASSERT_EQ(t.layers_size(), 2);
+  EXPECT_EQ(t.layers(0).index(), 1);
+  EXPECT_EQ(t.layers(0).tokens(0), 6U);
+  EXPECT_DOUBLE_EQ(t.layers(0).max_over_mean(), 1.5);
+  EXPECT_DOUBLE_EQ(t.layers(1).entropy(), 1);
+  EXPECT_EQ(t.health().state(), v1::Health::STATE_SERVING);
+  EXPECT_GE(service->telemetry().time_s(), t.time_s());
+  std::map<std::string, double> by_name;
+  const v1::Metrics all = service->metrics();
+  for (const auto& m : all.metrics()) {
+    std::string name = m.name();
+    for (const auto& l : m.labels()) name += " " + l.name() + "=" + l.value();
+    by_name[name] = m.value();
+  }
+  EXPECT_EQ(by_name.at("patchbay_expert_tokens_total layer=1 expert=0"), 6);
+  EXPECT_EQ(by_name.at("patchbay_expert_tokens_total layer=2 expert=1"), 4);
+  EXPECT_EQ(by_name.at("patchbay_layer_load_max_over_mean layer=1"), 1.5);
+  EXPECT_EQ(by_name.at("patchbay_engine_step_seconds_count"), 0);
+}
+
 TEST_F(ServiceTest, metrics_of_plugins_are_among_the_others) {
   ServiceOptions options;
   options.more_metrics = [] { return std::map<std::string, double>{{"plugin_gauge", 2}, {"plugin_total", 7}}; };

@@ -1,4 +1,6 @@
 // What OpenAI's API promises, over the plugin as it is loaded.
+#include <set>
+
 #include "http_fixture.hpp"
 
 namespace patchbay {
@@ -280,6 +282,47 @@ TEST_F(HttpApi, metrics_are_in_prometheus_format) {
             std::string::npos)
       << r.body;
   EXPECT_NE(r.body.find("# TYPE patchbay_streams gauge\n"), std::string::npos);
+}
+
+TEST_F(HttpApi, metrics_have_labels_and_histograms_one_type_each) {
+  engine.expert_tokens = {{6, 2}};
+  serve();
+  HttpClient client(address);
+  ASSERT_EQ(client.complete(prompt("abc")).status, 200);
+  const std::string text = client.get("/metrics").body;
+  EXPECT_NE(text.find("patchbay_expert_tokens_total{layer=\"0\",expert=\"1\"} 2\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("# TYPE patchbay_first_token_seconds histogram\n"
+                      "patchbay_first_token_seconds_bucket{le=\"0.0001\"} 1\n"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("patchbay_first_token_seconds_bucket{le=\"+Inf\"} 1\npatchbay_first_token_seconds_count 1\n"),
+            std::string::npos)
+      << text;
+  std::set<std::string> types;
+  for (size_t at = 0; (at = text.find("# TYPE ", at)) != std::string::npos; ++at) {
+    EXPECT_TRUE(types.insert(text.substr(at, text.find('\n', at) - at)).second) << "twice";
+  }
+  EXPECT_GT(types.size(), 15U);
+}
+
+TEST_F(HttpApi, the_page_and_what_it_shows_are_served) {
+  engine.expert_tokens = {{6, 2}};
+  v1::Layer* layer = info.add_layers();
+  layer->set_index(0);
+  layer->set_router("topk");
+  layer->set_n_experts(2);
+  serve();
+  HttpClient client(address);
+  const auto page = client.get("/");
+  EXPECT_EQ(page.status, 200);
+  EXPECT_EQ(page.headers.at("content-type"), "text/html; charset=utf-8");
+  EXPECT_NE(page.headers.at("content-security-policy").find("default-src 'none'"), std::string::npos);
+  EXPECT_EQ(page.body.rfind("<!doctype html>", 0), 0U);
+  EXPECT_NE(page.body.find("</html>"), std::string::npos);
+  EXPECT_EQ(client.get("/patchbay/info").json()["layers"][0]["router"], "topk");
+  const json telemetry = client.get("/patchbay/telemetry").json();
+  EXPECT_EQ(telemetry["layers"][0]["tokens"], json::array({6, 2}));
+  EXPECT_EQ(telemetry["state"], "serving");
 }
 
 TEST_F(HttpApi, health_is_false_within_2_s_of_a_hung_engine_and_true_again) {

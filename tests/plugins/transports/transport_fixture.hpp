@@ -42,12 +42,22 @@ struct TransportTest : ::testing::Test {
 
   // The error of creating it, or nothing.
   std::string create(const std::map<std::string, std::string>& given) {
+    given_ = given;
+    const std::vector<moe_option_value> values = given_values();
+    char text[512] = "";
+    moe_message message{text, sizeof text, 0};
+    const moe_status status =
+        table->create(host.abi(), values.data(), static_cast<uint32_t>(values.size()), &transport, &message);
+    return status == MOE_OK ? "" : text;
+  }
+  // What the transport was created with, as values of its options.
+  std::vector<moe_option_value> given_values() {
     std::vector<moe_option_value> values;
     texts.clear();
     for (uint32_t i = 0; i < table->component.n_options; ++i) {
       const moe_option& o = table->component.options[i];
-      const auto found = given.find(o.key);
-      const std::string& text = texts.emplace_back(found == given.end() ? o.default_text : found->second);
+      const auto found = given_.find(o.key);
+      const std::string& text = texts.emplace_back(found == given_.end() ? o.default_text : found->second);
       moe_option_value v{};
       v.key = o.key;
       v.type = o.type;
@@ -56,11 +66,7 @@ struct TransportTest : ::testing::Test {
       if (o.type == MOE_OPTION_BOOL) v.value.i = text == "true" ? 1 : 0;
       values.push_back(v);
     }
-    char text[512] = "";
-    moe_message message{text, sizeof text, 0};
-    const moe_status status =
-        table->create(host.abi(), values.data(), static_cast<uint32_t>(values.size()), &transport, &message);
-    return status == MOE_OK ? "" : text;
+    return values;
   }
   void serve(std::map<std::string, std::string> given = {}, const ServiceOptions& options = {}) {
     given.emplace("bind", any_);
@@ -109,6 +115,7 @@ struct TransportTest : ::testing::Test {
  private:
   const std::string plugin_;
   const std::string any_;
+  std::map<std::string, std::string> given_;
 };
 
 }  // namespace patchbay::testing

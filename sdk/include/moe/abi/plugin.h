@@ -37,6 +37,16 @@ typedef struct moe_component {
   const void* (*get_extension)(const char* id);
 } moe_component;
 
+/* Extension of a component: options with MOE_OPTION_RUNTIME may change while an instance runs. */
+#define MOE_RECONFIGURE_ID "moe.reconfigure/1"
+
+typedef struct moe_reconfigure {
+  MOE_STRUCT_HEADER;
+  /* `instance` as the component's create gave it; the values are a whole set as for create, and those of options without
+   * MOE_OPTION_RUNTIME are as they were. Files that options name are read again. On failure nothing has changed. [main-thread] */
+  moe_status (*set)(void* instance, const moe_option_value* values, uint32_t n_values, moe_message* message);
+} moe_reconfigure;
+
 typedef struct moe_factory {
   MOE_STRUCT_HEADER;
   const moe_component* const* components; /* each is the kind's own struct, such as moe_router */

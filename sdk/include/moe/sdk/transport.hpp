@@ -85,6 +85,9 @@ class Transport {
   virtual Status configure(const Options& options) = 0;
   // Binds and begins to serve, on threads of its own. `service` lives until stop has returned. [main-thread]
   virtual Status start(const moe_service& service) = 0;
+  // New values of the options with MOE_OPTION_RUNTIME, while it serves; files that options name are read again. On failure
+  // nothing has changed. Only for a class with  static constexpr bool kReconfigures = true. [main-thread]
+  virtual Status reconfigure(const Options& /*options*/) { return unimplemented("reconfigure: not of this transport"); }
   // New requests will be refused. By default nothing: the service itself answers them with "draining". [main-thread]
   virtual void drain() {}
   // Flushes for at most `grace`, closes every connection, ends its threads. Called at most once, and only after start.
@@ -126,9 +129,28 @@ struct ComponentOf<C> {
     });
   }
   static const char* address(moe_transport_instance* self) noexcept { return of(self)->address(); }
+  static moe_status reconfigure(void* self, const moe_option_value* values, uint32_t n_values,
+                                moe_message* message) noexcept {
+    return guard(message, [&] {
+      return of(static_cast<moe_transport_instance*>(self))->reconfigure(Options(values, n_values));
+    });
+  }
+  static const void* extension(const char* id) {
+    if constexpr (requires { C::kReconfigures; }) {
+      static constexpr moe_reconfigure kReconfigure = [] {
+        moe_reconfigure r = make<moe_reconfigure>();
+        r.set = reconfigure;
+        return r;
+      }();
+      if (std::string_view(id) == MOE_RECONFIGURE_ID) return &kReconfigure;
+    }
+    if constexpr (requires { C::extension(""); }) return C::extension(id);
+    return nullptr;
+  }
   static constexpr moe_transport kTable = [] {
     moe_transport t{};
     t.component = component_header<C>(sizeof(moe_transport));
+    t.component.get_extension = extension;
     t.create = create;
     t.destroy = destroy;
     t.start = start;
