@@ -1,9 +1,9 @@
 // A server under clients that behave well and badly: no token lost, doubled or of somebody else; no slot leaked; memory
 // flat.
-//   soak integrity --seconds 60 --clients 16            (a server of its own on the quickstart model)
-//   soak integrity --seconds 1800 --clients 64 --model DIR
-//   soak overload --seconds 300
-//   soak sigterm --rounds 100
+//   server_soak integrity --seconds 60 --clients 16            (a server of its own on the quickstart model)
+//   server_soak integrity --seconds 1800 --clients 64 --model DIR
+//   server_soak overload --seconds 300
+//   server_soak sigterm --rounds 100
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
