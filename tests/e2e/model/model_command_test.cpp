@@ -81,34 +81,51 @@ void copy_fixture(const std::string& fixture, const fs::path& to, LeaveOut leave
 const auto kNothing = [](std::string_view) { return false; };
 const auto kAsItIs = [](json&) {};
 
-class Inspect : public ::testing::TestWithParam<const char*> {};
-
-TEST_P(Inspect, finds_every_parameter_of_a_checkpoint_and_nothing_wrong) {
-  const fs::path dir = fixture_dir(GetParam());
-  const auto checkpoint = open_checkpoint(dir);
-  ASSERT_TRUE(checkpoint.ok());
-  double elements = 0;
-  double bytes = 0;
-  for (const auto& t : (*checkpoint)->tensors()) {
-    elements += static_cast<double>(element_count(t.shape));
-    bytes += static_cast<double>(t.bytes);
+// Small checkpoints of every architecture, by path, whose tensors all belong to the model.
+std::vector<std::string> all_models() {
+  std::vector<std::string> out;
+  for (const char* name : kFixtures) out.push_back(fixture_dir(name).string());
+  for (const auto& entry : fs::directory_iterator(PATCHBAY_SOURCE_DIR "/tests/data/models")) {
+    if (fs::exists(entry.path() / "expected.json")) out.push_back(entry.path().string());
   }
-  const json report = inspect(dir.string());
+  std::sort(out.begin(), out.end());
+  return out;
+}
+std::string test_name(const ::testing::TestParamInfo<std::string>& test) {
+  return fs::path(test.param).filename().string();
+}
+
+class Inspect : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(Inspect, finds_every_weight_of_a_checkpoint_and_nothing_wrong) {
+  const json report = inspect(GetParam());
   EXPECT_EQ(report.at("runs"), true) << report.at("problems");
   EXPECT_TRUE(report.at("notes").empty()) << report.at("notes");
-  EXPECT_EQ(report.at("parameters").at("total").get<double>(), elements);
+  const double total = report.at("parameters").at("total").get<double>();
   double parts = 0;
   double stored = 0;
   for (const auto& [name, part] : report.at("parts").items()) {
     parts += part.at("parameters").get<double>();
     stored += part.at("stored_bytes").get<double>();
+    EXPECT_LE(part.at("active").get<double>(), part.at("parameters").get<double>()) << name;
   }
-  EXPECT_EQ(parts, elements);
+  EXPECT_EQ(parts, total);
+  EXPECT_LE(report.at("parameters").at("active").get<double>(), total);
+  const auto checkpoint = open_checkpoint(GetParam());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  double bytes = 0;
+  double elements = 0;
+  for (const auto& t : (*checkpoint)->tensors()) {
+    bytes += static_cast<double>(t.bytes);
+    elements += static_cast<double>(element_count(t.shape));
+  }
+  // What is skipped (multi-token prediction) is stored and no parameter.
+  EXPECT_LE(stored, bytes + 1);
+  if (GetParam().find("/golden/") == std::string::npos) return;
+  EXPECT_EQ(total, elements);
   EXPECT_NEAR(stored, bytes, 1.0);
-  EXPECT_LT(report.at("parameters").at("active").get<double>(), elements);
 }
-INSTANTIATE_TEST_SUITE_P(Architectures, Inspect, ::testing::ValuesIn(kFixtures),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(Architectures, Inspect, ::testing::ValuesIn(all_models()), test_name);
 
 TEST(InspectFigures, parameters_parts_and_memory_are_those_of_the_formula) {
   const json report = inspect(fixture_dir("mixtral").string());
@@ -217,28 +234,23 @@ void expect_runs(const std::string& model, int64_t n_vocab) {
   for (const float x : run.logits) ASSERT_TRUE(std::isfinite(x)) << model;
 }
 
-class MakeRandom : public ::testing::TestWithParam<const char*> {};
+class MakeRandom : public ::testing::TestWithParam<std::string> {};
 
-TEST_P(MakeRandom, writes_the_tensors_of_the_checkpoint_whose_shape_it_takes) {
+TEST_P(MakeRandom, writes_a_model_that_is_whole_and_runs) {
   const ScratchDir dir;
-  const auto made =
-      run_program({"model", "make-random", "--quiet", "--like", fixture_dir(GetParam()).string(), "--out", dir / "m"});
+  const auto made = run_program({"model", "make-random", "--quiet", "--like", GetParam(), "--out", dir / "m"});
   ASSERT_EQ(made.exit_code, 0) << made.err;
-  const auto got = open_checkpoint(dir / "m");
-  const auto want = open_checkpoint(fixture_dir(GetParam()));
-  ASSERT_TRUE(got.ok() && want.ok());
-  double elements = 0;
-  for (const auto& t : (*got)->tensors()) elements += static_cast<double>(element_count(t.shape));
-  double expected = 0;
-  for (const auto& t : (*want)->tensors()) expected += static_cast<double>(element_count(t.shape));
-  EXPECT_EQ(elements, expected);
   const json report = inspect(dir / "m");
   EXPECT_EQ(report.at("runs"), true) << report.at("problems");
   EXPECT_TRUE(report.at("notes").empty()) << report.at("notes");
-  expect_runs(dir / "m", 320);
+  // A bias that the architecture names and a checkpoint may lack is made.
+  const double original = inspect(GetParam()).at("parameters").at("total");
+  const double total = report.at("parameters").at("total");
+  EXPECT_GE(total, original);
+  EXPECT_LE(total, original * 1.01);
+  expect_runs(dir / "m", report.at("n_vocab"));
 }
-INSTANTIATE_TEST_SUITE_P(Architectures, MakeRandom, ::testing::ValuesIn(kFixtures),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(Architectures, MakeRandom, ::testing::ValuesIn(all_models()), test_name);
 
 TEST(MakeRandomTypes, every_type_of_gguf_loads_and_runs) {
   const ScratchDir dir;
