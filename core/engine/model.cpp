@@ -41,7 +41,10 @@ struct Layer {
 
 class LoadedModel final : public Model {
  public:
-  moe::Status build(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host, const LoadProgress& progress);
+  moe::Status build(const Settings& settings, ModelFiles& files, std::shared_ptr<PluginRegistry> registry, Host& host,
+                    const LoadProgress& progress);
+  moe::Result<ModelOutline> outline(const Settings& settings, ModelSpec spec, const Checkpoint* checkpoint, std::shared_ptr<PluginRegistry> registry,
+                                    Host& host);
   moe::Result<float*> forward(const Batch& batch) override;
   moe::Result<PlanView> plan(int64_t moe_layer) override;
   std::vector<Device*> devices() override {
@@ -51,11 +54,11 @@ class LoadedModel final : public Model {
   }
 
  private:
-  moe::Status read_checkpoint(const Settings& settings);
   moe::Result<StepDevice*> device_named(const std::string& name, const Settings& settings, Host& host);
   moe::Status size_cache(const Settings& settings);
   moe::Status build_layers(const Settings& settings, Host& host, BuildContext& ctx);
   moe::Status build_head(BuildContext& ctx);
+  moe::Status build_all(const Settings& settings, Host& host, WeightLoader& loader);
   moe::Status count_bytes(const Checkpoint& checkpoint);
   moe::Status copy_between(StepDevice& from_device, const moe_tensor& from, StepDevice& to_device, const moe_tensor& to);
   moe::Status move_to(StepDevice*& current, StepDevice* next);
@@ -85,21 +88,6 @@ class LoadedModel final : public Model {
   std::vector<float> plan_weights_;
   std::vector<int32_t> plan_count_;
 };
-
-moe::Status LoadedModel::read_checkpoint(const Settings& settings) {
-  const fs::path& path = settings.model.path;
-  if (path.empty()) return moe::invalid("model.path: expected a model's directory or a .gguf file, got none (use --model PATH)");
-  MOE_ASSIGN(const auto files, ModelFiles::open(path));
-  MOE_ASSIGN(const ModelDescription description, files->describe());
-  std::vector<fs::path> folders = settings.architecture_paths;
-  folders.push_back(share_dir() / "architectures");
-  MOE_ASSIGN(const ArchitectureLibrary library, ArchitectureLibrary::open(folders));
-  auto spec = library.describe(description, settings.model.architecture, settings.model.context);
-  if (!spec.ok()) return spec.error().in(description.source);
-  spec_ = std::move(*spec);
-  MOE_ASSIGN(checkpoint_, files->checkpoint());
-  return {};
-}
 
 moe::Result<StepDevice*> LoadedModel::device_named(const std::string& wanted, const Settings& settings, Host& host) {
   std::string name = wanted;
@@ -278,16 +266,22 @@ moe::Status LoadedModel::count_bytes(const Checkpoint& checkpoint) {
   return {};
 }
 
-moe::Status LoadedModel::build(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host, const LoadProgress& progress) {
+moe::Status LoadedModel::build_all(const Settings& settings, Host& host, WeightLoader& loader) {
+  BuildContext ctx{loader, spec_, limits_, precision_, cache_dtype_of(settings.engine, precision_), 0};
+  MOE_TRY(build_head(ctx));
+  return build_layers(settings, host, ctx);
+}
+
+moe::Status LoadedModel::build(const Settings& settings, ModelFiles& files, std::shared_ptr<PluginRegistry> registry, Host& host,
+                               const LoadProgress& progress) {
   registry_ = std::move(registry);
   MOE_ASSIGN(precision_, precision_of(settings.model.precision));
-  MOE_TRY(read_checkpoint(settings));
+  MOE_ASSIGN(spec_, read_model_spec(settings, files));
+  MOE_ASSIGN(checkpoint_, files.checkpoint());
   MOE_TRY(size_cache(settings));
   MOE_ASSIGN(main_, device_named(settings.backends.front().plugin, settings, host));
   WeightLoader loader(*checkpoint_, spec_, progress);
-  BuildContext ctx{loader, spec_, limits_, precision_, cache_dtype_of(settings.engine, precision_), 0};
-  MOE_TRY(build_head(ctx));
-  MOE_TRY(build_layers(settings, host, ctx));
+  MOE_TRY(build_all(settings, host, loader));
   for (auto& d : step_devices_) {
     MOE_TRY(d->allocate(limits_, spec_.d_model));
   }
@@ -300,6 +294,36 @@ moe::Status LoadedModel::build(const Settings& settings, std::shared_ptr<PluginR
   }
   checkpoint_.reset();  // everything has been packed: the mapping goes
   return {};
+}
+
+moe::Result<ModelOutline> LoadedModel::outline(const Settings& settings, ModelSpec spec, const Checkpoint* checkpoint,
+                                               std::shared_ptr<PluginRegistry> registry, Host& host) {
+  registry_ = std::move(registry);
+  spec_ = std::move(spec);
+  // Any precision but "auto": the outline tells then which weights follow it.
+  MOE_ASSIGN(precision_, precision_of("int8"));
+  Settings plain = settings;
+  plain.engine.cache_dtype = "f32";
+  for (auto& layer : plain.layers) layer.attention_backend = layer.expert_backend = "";
+  MOE_TRY(size_cache(plain));
+  MOE_ASSIGN(auto device, Device::open(outline_backend(), {}, host));
+  devices_.push_back(std::move(device));
+  step_devices_.push_back(std::make_unique<StepDevice>(*devices_.back()));
+  main_ = step_devices_.back().get();
+  OutlineLoader loader(checkpoint, spec_);
+  const auto status = build_all(plain, host, loader);
+  ModelOutline out = loader.take();
+  if (!status.ok()) {
+    out.problems.push_back(status.error().message);
+    out.unused.clear();  // nobody came to ask for them
+  }
+  for (const auto& layer : layers_parts_) {
+    out.attention_cache_bytes += layer.attention->cache_bytes_per_token();
+    out.router_cache_bytes += layer.ffn->cache_bytes_per_token();
+  }
+  out.layers = layers_;
+  out.spec = std::move(spec_);
+  return out;
 }
 
 // A [n, dim] tensor from one device's memory to another's.
@@ -396,10 +420,32 @@ moe::Result<Model::PlanView> LoadedModel::plan(int64_t moe_layer) {
 
 }  // namespace
 
-moe::Result<std::shared_ptr<Model>> Model::load(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host, const LoadProgress& progress) {
+moe::Result<ModelSpec> read_model_spec(const Settings& settings, const ModelFiles& files) {
+  MOE_ASSIGN(const ModelDescription description, files.describe());
+  std::vector<fs::path> folders = settings.architecture_paths;
+  folders.push_back(share_dir() / "architectures");
+  MOE_ASSIGN(const ArchitectureLibrary library, ArchitectureLibrary::open(folders));
+  auto spec = library.describe(description, settings.model.architecture, settings.model.context);
+  if (!spec.ok()) return spec.error().in(description.source);
+  return spec;
+}
+
+moe::Result<std::shared_ptr<Model>> Model::load(const Settings& settings, ModelFiles& files, std::shared_ptr<PluginRegistry> registry, Host& host,
+                                                const LoadProgress& progress) {
   auto model = std::make_shared<LoadedModel>();
-  MOE_TRY(model->build(settings, std::move(registry), host, progress));
+  MOE_TRY(model->build(settings, files, std::move(registry), host, progress));
   return std::shared_ptr<Model>(std::move(model));
+}
+
+moe::Result<std::shared_ptr<Model>> Model::load(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host, const LoadProgress& progress) {
+  if (settings.model.path.empty()) return moe::invalid("model.path: expected a model's directory or a .gguf file, got none (use --model PATH)");
+  MOE_ASSIGN(const auto files, ModelFiles::open(settings.model.path));
+  return load(settings, *files, std::move(registry), host, progress);
+}
+
+moe::Result<ModelOutline> outline_model(const Settings& settings, const ModelSpec& spec, const Checkpoint* checkpoint,
+                                        std::shared_ptr<PluginRegistry> registry, Host& host) {
+  return LoadedModel().outline(settings, spec, checkpoint, std::move(registry), host);
 }
 
 }  // namespace patchbay

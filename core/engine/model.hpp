@@ -12,8 +12,10 @@
 #include "core/config/settings.hpp"
 #include "core/engine/cache.hpp"
 #include "core/engine/feed_forward.hpp"
+#include "core/engine/outline.hpp"
 #include "core/engine/step.hpp"
 #include "core/engine/weights.hpp"
+#include "core/model/files/model_files.hpp"
 #include "core/plugin/registry.hpp"
 
 namespace patchbay {
@@ -27,22 +29,14 @@ struct ModelBytes {
   uint64_t scratch = 0;
 };
 
-// One layer, for inspection.
-struct LayerInfo {
-  bool dense = false;
-  std::string router;
-  std::string expert;
-  std::string attention_backend;
-  std::string expert_backend;
-  int64_t n_experts = 0;
-  int64_t k = 0;
-};
-
 class Model {
  public:
   // Reads the checkpoint in settings.model.path and builds it on the configured backends. Everything that can be wrong with the
   // checkpoint, the configuration or a plugin is found here; a step cannot fail by them. Errors are one line.
   static moe::Result<std::shared_ptr<Model>> load(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host,
+                                                  const LoadProgress& progress);
+  // The same for a model that is open already; settings.model.path is not looked at.
+  static moe::Result<std::shared_ptr<Model>> load(const Settings& settings, ModelFiles& files, std::shared_ptr<PluginRegistry> registry, Host& host,
                                                   const LoadProgress& progress);
   virtual ~Model() = default;
 
@@ -82,5 +76,13 @@ class Model {
   std::vector<LayerInfo> layers_;
   std::vector<std::string> notes_;
 };
+
+// What the model's files and the architecture files of the settings say of it, before any tensor is looked at.
+moe::Result<ModelSpec> read_model_spec(const Settings& settings, const ModelFiles& files);
+
+// Builds the model on a backend that keeps nothing. `checkpoint` may be null: then every tensor is there that the architecture names. What is
+// wrong with the checkpoint is in the outline's problems; an error is what leaves nothing to say.
+moe::Result<ModelOutline> outline_model(const Settings& settings, const ModelSpec& spec, const Checkpoint* checkpoint,
+                                        std::shared_ptr<PluginRegistry> registry, Host& host);
 
 }  // namespace patchbay

@@ -35,25 +35,32 @@ struct Precision {
   moe_activation_type activation = MOE_F32;    // that products round to
 };
 
+// A tensor's name from its pattern: {layer}, {expert} and {n_layers} become numbers.
+std::string expand_tensor_name(const std::string& pattern, int64_t layer, int64_t expert, int64_t n_layers);
+
 class WeightLoader {
  public:
   WeightLoader(const Checkpoint& checkpoint, const ModelSpec& spec, LoadProgress progress);
+  virtual ~WeightLoader() = default;
+  WeightLoader(const WeightLoader&) = delete;
+  WeightLoader& operator=(const WeightLoader&) = delete;
 
   // The tensor of a role as a 2-D source [n_out, n_in] (or its transpose, part, ... as the pattern says). Null: no alternative exists.
   [[nodiscard]] moe::Result<std::optional<TensorSource>> matrix(const TensorMap& map, const std::string& role, int64_t layer) const;
 
   // n_groups matrices [n_out, n_in] of a role. MOE_NOT_FOUND names the tensors that were looked for.
-  [[nodiscard]] moe::Result<MatrixSet> matrices(const TensorMap& map, const std::string& role, int64_t layer, int64_t n_groups, int64_t n_out,
-                                  int64_t n_in) const;
+  [[nodiscard]] virtual moe::Result<MatrixSet> matrices(const TensorMap& map, const std::string& role, int64_t layer, int64_t n_groups,
+                                                        int64_t n_out, int64_t n_in) const;
   // `more` below `base`, row by row, group by group.
   static moe::Status append(MatrixSet& base, const MatrixSet& more);
 
   // [n_groups, n] as f32.
-  [[nodiscard]] moe::Result<std::vector<float>> vectors(const TensorMap& map, const std::string& role, int64_t layer, int64_t n_groups, int64_t n) const;
-  [[nodiscard]] bool has(const TensorMap& map, const std::string& role, int64_t layer) const;
+  [[nodiscard]] virtual moe::Result<std::vector<float>> vectors(const TensorMap& map, const std::string& role, int64_t layer, int64_t n_groups,
+                                                                int64_t n) const;
+  [[nodiscard]] virtual bool has(const TensorMap& map, const std::string& role, int64_t layer) const;
 
   // Packs them on the device and lets go of the checkpoint's pages.
-  moe::Result<PreparedWeight> prepare(Device& device, const MatrixSet& set, const char* encoding, uint32_t uses = MOE_USE_MATMUL);
+  virtual moe::Result<PreparedWeight> prepare(Device& device, const MatrixSet& set, const char* encoding, uint32_t uses = MOE_USE_MATMUL);
   // f32 values in device memory.
   static moe::Result<Buffer> upload(Device& device, const std::vector<float>& values);
 
@@ -64,17 +71,21 @@ class WeightLoader {
   };
   [[nodiscard]] Leftovers leftovers() const;
 
- private:
+ protected:
+  // The alternative of a role that is in the checkpoint.
   struct Found {
     const TensorPattern* pattern = nullptr;
     const TensorInfo* tensor = nullptr;
     const TensorInfo* scales = nullptr;
   };
+  [[nodiscard]] std::optional<Found> locate(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const;
+  [[nodiscard]] const ModelSpec& spec() const { return spec_; }
+
+ private:
   // "file: tensor "name"", for messages.
   [[nodiscard]] std::string subject(const TensorInfo& tensor) const;
   [[nodiscard]] std::string scales_name(const TensorPattern& pattern, const std::string& tensor, int64_t layer, int64_t expert) const;
   [[nodiscard]] std::string expand(const std::string& pattern, int64_t layer, int64_t expert) const;
-  [[nodiscard]] std::optional<Found> locate(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const;
   [[nodiscard]] moe::Result<TensorSource> source(const Found& found, int64_t group, int64_t n_groups) const;
   [[nodiscard]] moe::Error missing(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const;
 

@@ -9,6 +9,7 @@
 #include "tools/patchbay/commands.hpp"
 #include "tools/patchbay/report.hpp"
 #include "tools/patchbay/session.hpp"
+#include "tools/patchbay/shapes.hpp"
 
 namespace patchbay {
 namespace {
@@ -21,6 +22,8 @@ struct BenchFlags {
   int64_t n_prompt = 128;
   int64_t n_decode = 128;
   int64_t rounds = 5;
+  std::string like;
+  std::string type = "bf16";
 };
 
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
@@ -181,6 +184,13 @@ void bench(const BenchFlags& flags) {
     s.engine.prefix_cache = false;  // a prompt is to be computed as often as it is measured
     if (s.engine.cache_tokens == 0) s.engine.cache_tokens = (context + s.engine.page_tokens) * largest;
   };
+  if (!flags.like.empty()) {
+    needs.files = [&](const Session& s) -> moe::Result<std::unique_ptr<ModelFiles>> {
+      MOE_ASSIGN(const ModelShape shape, load_shape(flags.like, shape_folders()));
+      MOE_ASSIGN(const ModelOutline outline, outline_of_shape(s.settings, shape, "", s.registry, *s.host));
+      return random_model_files(shape, outline, flags.type);
+    };
+  }
   Session session = value_or_fail(open_session(flags.common, needs));
   if (flags.n_prompt + flags.n_decode + 1 > session.model->context()) {
     fail(moe::invalid(fmt::format("--prompt-tokens and --decode-tokens: expected at most {} together (the context), got {}", session.model->context() - 1,
@@ -218,6 +228,8 @@ void add_bench(CLI::App& app) {
   command->add_option("--batch", flags->batch, "numbers of requests side by side")->delimiter(',')->check(CLI::Range(1, 4096))->type_name("N,...");
   command->add_option("--prompt-tokens", flags->n_prompt, "length of each prompt")->check(CLI::Range(1, 1 << 20))->type_name("N");
   command->add_option("--decode-tokens", flags->n_decode, "tokens that each request generates")->check(CLI::Range(1, 1 << 20))->type_name("N");
+  command->add_option("--like", flags->like, "random weights in the shape of a known model (see `model make-random --help`) or of a config.json, instead of --model")->type_name("NAME");
+  command->add_option("--type", flags->type, "how these are stored before model.precision is applied: f32 | f16 | bf16 | mxfp4")->type_name("NAME");
   command->add_option("--rounds", flags->rounds, "medians are over so many")->check(CLI::Range(1, 1000))->type_name("N");
   command->callback([flags] { bench(*flags); });
 }

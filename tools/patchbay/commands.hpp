@@ -15,6 +15,7 @@ void add_bench(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
+void add_model(CLI::App& app);
 void add_plugins(CLI::App& app);
 void add_config(CLI::App& app);
 

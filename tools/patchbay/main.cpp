@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   patchbay::add_bench(app);
   patchbay::add_logits(app);
   patchbay::add_tokenize(app);
+  patchbay::add_model(app);
   patchbay::add_plugins(app);
   patchbay::add_config(app);
   try {

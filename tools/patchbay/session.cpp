@@ -7,6 +7,8 @@
 #include <chrono>
 #include <csignal>
 
+#include "tools/patchbay/progress.hpp"
+
 namespace patchbay {
 namespace {
 
@@ -16,29 +18,6 @@ std::atomic<bool> g_reload{false};
 void on_signal(int signal) {
   if (g_signals.fetch_add(1) > 0) _exit(128 + signal);
 }
-
-// "[#####.....] 51 %" on stderr, at most ten times a second, and nothing where stderr is no terminal.
-class ProgressBar {
- public:
-  explicit ProgressBar(bool on) : on_(on && isatty(2) == 1) {}
-  void show(uint64_t done, uint64_t total) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!on_ || total == 0 || (now - last_ < std::chrono::milliseconds(100) && done < total)) return;
-    last_ = now;
-    const auto share = static_cast<int>(done * 100 / total);
-    fmt::print(stderr, "\rloading [{:#<{}}{:.<{}}] {:3} %", "", share / 5, "", 20 - share / 5, share);
-    std::fflush(stderr);
-    shown_ = true;
-  }
-  ~ProgressBar() {
-    if (shown_) fmt::print(stderr, "\r\033[K");
-  }
-
- private:
-  bool on_;
-  bool shown_ = false;
-  std::chrono::steady_clock::time_point last_;
-};
 
 }  // namespace
 
@@ -89,9 +68,14 @@ moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& 
   session.host = std::move(plugins.host);
   session.registry = std::move(plugins.registry);
   {
-    ProgressBar bar(!flags.quiet && !flags.json);
-    MOE_ASSIGN(session.model, Model::load(session.settings, session.registry, *session.host,
-                                          [&](uint64_t done, uint64_t total) { bar.show(done, total); }));
+    ProgressBar bar("loading", !flags.quiet && !flags.json);
+    const auto progress = [&](uint64_t done, uint64_t total) { bar.show(done, total); };
+    if (needs.files) {
+      MOE_ASSIGN(const auto files, needs.files(session));
+      MOE_ASSIGN(session.model, Model::load(session.settings, *files, session.registry, *session.host, progress));
+    } else {
+      MOE_ASSIGN(session.model, Model::load(session.settings, session.registry, *session.host, progress));
+    }
   }
   if (needs.text) {
     MOE_ASSIGN(session.text, TextModel::load(session.settings.model.path));

@@ -11,6 +11,7 @@
 #include "core/engine/engine.hpp"
 #include "core/engine/model.hpp"
 #include "core/engine/sampling.hpp"
+#include "core/model/files/model_files.hpp"
 #include "core/plugin/registry.hpp"
 #include "core/service/text_model.hpp"
 
@@ -55,6 +56,8 @@ struct SessionNeeds {
   bool text = true;  // tokenizer and chat format
   // Changes what the configuration leaves open, such as a batch of one for `run`.
   std::function<void(Settings&)> defaults;
+  // The model, where it is not what settings.model.path names; the session has settings and plugins then.
+  std::function<moe::Result<std::unique_ptr<ModelFiles>>(const Session&)> files;
 };
 moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& needs);
 

@@ -11,7 +11,7 @@
 namespace patchbay {
 namespace {
 
-constexpr const char* kOverlaid[] = {"model", "attention", "rope", "ffn", "router", "expert"};
+constexpr const char* kOverlaid[] = {"variables", "model", "attention", "rope", "ffn", "router", "expert"};
 
 nlohmann::json to_json(const Value& value) {
   if (const auto* b = value.as<bool>()) return *b;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/model/checkpoint/gguf.hpp"
 #include "core/model/files/formats.hpp"
@@ -80,7 +81,7 @@ class GgufFiles final : public ModelFiles {
     return std::shared_ptr<const Checkpoint>(file_);
   }
 
-  // The metadata under the architecture's own prefix, without it, and `tensors`: shapes by name.
+  // The metadata under the architecture's own prefix, without it, and what add_tensors() adds.
   moe::Result<ModelDescription> describe() const override {
     auto out = description();
     if (!out.ok()) return out.error().in(path_.string());
@@ -132,10 +133,34 @@ class GgufFiles final : public ModelFiles {
       return moe::invalid(fmt::format("tensors: expected at most {} in a model, got {}", kMaxDescribedTensors,
                                       file_->tensors().size()));
     }
-    json& shapes = out.values["tensors"] = json::object();
-    for (const TensorInfo& tensor : file_->tensors())
-      shapes[std::string(tensor.name)] = std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end());
+    MOE_TRY(add_tensors(out.values));
     return out;
+  }
+
+  // `tensors`, the shapes by name, and `vectors`, the numbers of the 1-D tensors that hold factors of rotary
+  // frequencies.
+  moe::Status add_tensors(json& values) const {
+    constexpr int64_t kLongest = 512;
+    constexpr size_t kMost = 16;
+    json& shapes = values["tensors"] = json::object();
+    json& vectors = values["vectors"] = json::object();
+    for (const TensorInfo& tensor : file_->tensors()) {
+      const std::string name(tensor.name);
+      shapes[name] = std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end());
+      if (!name.starts_with("rope_") || tensor.encoding != "f32" || tensor.shape.size() != 1 ||
+          tensor.shape[0] > kLongest)
+        continue;
+      if (vectors.size() == kMost)
+        return moe::invalid(fmt::format("tensors: expected at most {} whose names begin with rope_, got more", kMost));
+      std::vector<float> numbers(static_cast<size_t>(tensor.shape[0]));
+      std::memcpy(numbers.data(), tensor.data, tensor.bytes);
+      for (const float x : numbers) {
+        if (!std::isfinite(x))
+          return moe::invalid(fmt::format("tensor {}: expected finite numbers, got another", quoted_name(name)));
+      }
+      vectors[name] = std::move(numbers);
+    }
+    return {};
   }
 
   moe::Result<std::unique_ptr<ChatFormat>> chat() const {

@@ -1,6 +1,6 @@
-"""Makes tiny.gguf and tiny.json: a random DeepSeek-V3 with tokenizer and chat template, written by the package `gguf` (see convert.py) with
-experts in Q8_0 and the rest in F32, and what transformers computes with the dequantised weights. Needs what convert.py needs, and
-transformers and tokenizers."""
+"""Makes models/*.gguf, some checkpoints of ../models as the package `gguf` writes them (BF16, as they are stored), and tiny.gguf and tiny.json: a
+random DeepSeek-V3 with tokenizer and chat template, experts in Q8_0 and the rest in F32, and what transformers computes with the dequantised
+weights. Needs what convert.py needs, and transformers and tokenizers."""
 import json
 import pathlib
 import tempfile
@@ -58,7 +58,18 @@ def model(n_vocab):
     return m
 
 
+# What the golden checkpoints do not cover: other architectures, one kv head, tied embeddings, scalings of the rotary embedding.
+MODELS = [
+    "deepseek_v2_groups_yarn", "deepseek_v3_one_group", "ernie4_5_moe_every_second", "glm4_moe_half_rotary", "glm4_moe_groups_odd_rotary",
+    "gpt_oss_one_kv_head", "granitemoe_one_kv_head_tied", "granitemoeshared", "hunyuan_v1_moe_alpha", "minimax_m2", "mixtral_linear_rope",
+    "mixtral_one_kv_head_tied", "olmoe_grouped_queries_clipped", "qwen3_moe_llama3_rope", "qwen3_moe_yarn",
+]
+
+
 def main():
+    (HERE / "models").mkdir(exist_ok=True)
+    for name in MODELS:
+        convert(HERE.parent / "models" / name, HERE / "models" / f"{name}.gguf", GGMLQuantizationType.BF16, whole_kv_b=name == "deepseek_v3_one_group")
     tokens = vocabulary()
     m = model(len(tokens))
     with tempfile.TemporaryDirectory() as directory:

@@ -71,6 +71,33 @@ TEST(GgufOfThePackage, gives_the_logits_and_the_text_of_the_reference_implementa
   }
 }
 
+// More architectures and rotary scalings: small checkpoints as the package writes them, against what the reference
+// implementation made of the checkpoint.
+std::vector<std::string> package_models() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kTiny.parent_path() / "models")) names.push_back(entry.path().stem());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class GgufModel : public ::testing::TestWithParam<std::tuple<std::string, const char*>> {};
+
+TEST_P(GgufModel, of_the_package_gives_the_logits_and_the_text_of_the_reference_implementation) {
+  const auto& [name, backend] = GetParam();
+  const fs::path file = kTiny.parent_path() / "models" / (name + ".gguf");
+  const fs::path checkpoint = fs::path(PATCHBAY_SOURCE_DIR) / "tests/data/models" / name;
+  const json expected = json_file(checkpoint / "expected.json");
+  const LogitsRun run = run_logits(file, expected.at("input_ids"), {"--backend", backend});
+  EXPECT_TRUE(logits_agree(run.logits, read_npy(checkpoint / "expected_logits.npy")));
+  const json& greedy = expected.at("greedy");
+  EXPECT_EQ(greedy_ids(file, backend, expected.at("input_ids"), std::to_string(greedy.size())), greedy);
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, GgufModel,
+                         ::testing::Combine(::testing::ValuesIn(package_models()),
+                                            ::testing::Values("reference", "cpu")),
+                         [](const auto& test) { return std::get<0>(test.param) + "_" + std::get<1>(test.param); });
+
 TEST(GgufOfThePackage, its_tokenizer_and_chat_template_are_used) {
   const auto result =
       run_program({"run", "--quiet", "--json", "--model", kTiny.string(), "--max-tokens", "1", "--chat", "the expert"});

@@ -1,4 +1,5 @@
-// Any bytes as a model's .gguf file, against every architecture file: its spec, tokenizer and template, or one error each.
+// Any bytes as a model's .gguf file, against every architecture file: its spec, tokenizer and template, or one error
+// each.
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -62,11 +62,8 @@ TEST_F(GgufFilesTest, the_metadata_of_the_architecture_become_values_without_its
   ASSERT_TRUE(description.ok()) << description.error().message;
   EXPECT_EQ(description->format, "gguf");
   EXPECT_EQ(description->names, std::vector<std::string>{"x"});
-  const json want = {{"block_count", 3},
-                     {"attention", {{"head_count", 4}}},
-                     {"rope", {{"freq_base", 1.5}}},
-                     {"flags", {1, -2}},
-                     {"tensors", {{"token_embd.weight", {4, 2}}}}};
+  const json want = {{"block_count", 3}, {"attention", {{"head_count", 4}}},           {"rope", {{"freq_base", 1.5}}},
+                     {"flags", {1, -2}}, {"tensors", {{"token_embd.weight", {4, 2}}}}, {"vectors", json::object()}};
   EXPECT_EQ(description->values, want);
 }
 
