@@ -1,3 +1,5 @@
+#include <array>
+
 #include "core/engine/attention_parts.hpp"
 
 namespace patchbay {
@@ -40,6 +42,8 @@ class GroupedQueryAttention final : public AttentionPart {
     MOE_TRY(attention_.build(device, ctx, spec_, q_shape, k_cache_.heads(spec_.n_kv_heads, spec_.k_dim),
                              v_cache_.heads(spec_.n_kv_heads, spec_.v_dim),
                              shape_f32({n, spec_.n_heads, spec_.v_dim})));
+    MOE_TRY(branch_.find_product(device, qkv_.op(), qkv_.largest(), false));
+    MOE_TRY(find_fused(device));
     return build_output(o_, device, ctx, spec_, branch_);
   }
 
@@ -51,16 +55,16 @@ class GroupedQueryAttention final : public AttentionPart {
     const moe_tensor k = as_heads(k_row, spec_.n_kv_heads);
     const moe_tensor v_row = columns(qkv, q_dim_ + k_dim_, v_dim_);
     const moe_tensor out = device.scratch_f32(out_slot_, {n, spec_.n_heads, spec_.v_dim});
-    MOE_ASSIGN(const moe_tensor input, branch_.enter(device));
-    MOE_TRY(qkv_.run(device, input, qkv));
-    if (!spec_.qk_norm_after_rope) MOE_TRY(norm_qk(device, qkv));
-    MOE_TRY(clamp(device, qkv));
-    MOE_TRY(q_rope_.run(device, q, moe::absent()));
-    MOE_TRY(k_rope_.run(device, k, moe::absent()));
-    if (spec_.qk_norm_after_rope) MOE_TRY(norm_qk(device, qkv));
-    MOE_TRY(k_cache_.store(device, k_row));
-    MOE_TRY(v_cache_.store(device, v_row));
-    MOE_TRY(attention_.run(device, q, out));
+    MOE_TRY(branch_.enter_product(device, qkv_.op(), qkv_.args(moe::absent(), qkv)));
+    const bool per_head = spec_.qk_norm == QkNorm::kPerHead;
+    const moe_tensor q_normed = per_head ? q : columns(qkv, 0, q_dim_);
+    const moe_tensor k_normed = per_head ? k : k_row;
+    Calls calls{
+        q_norm_.args(q_normed, q_normed),       k_norm_.args(k_normed, k_normed),       clamp_args_,
+        q_rope_.args(device, q, moe::absent()), k_rope_.args(device, k, moe::absent()), k_cache_.args(device, k_row),
+        v_cache_.args(device, v_row),           attention_.args(device, q, out)};
+    calls.clamp.x = calls.clamp.out = qkv;
+    MOE_TRY(fused_.run(device, parts(calls)));
     MOE_ASSIGN(const moe_tensor target, branch_.target(device));
     MOE_TRY(o_.run(device, device.scratch_f32(out_slot_, {n, spec_.n_heads * spec_.v_dim}), target));
     return branch_.leave(device);
@@ -87,16 +91,33 @@ class GroupedQueryAttention final : public AttentionPart {
     }
     return {};
   }
-  moe::Status norm_qk(StepDevice& device, const moe_tensor& qkv) const {
-    if (spec_.qk_norm == QkNorm::kNone) return {};
-    moe_tensor q = columns(qkv, 0, q_dim_);
-    moe_tensor k = columns(qkv, q_dim_, k_dim_);
-    if (spec_.qk_norm == QkNorm::kPerHead) {
-      q = as_heads(q, spec_.n_heads);
-      k = as_heads(k, spec_.n_kv_heads);
-    }
-    MOE_TRY(q_norm_.run(device, q, q));
-    return k_norm_.run(device, k, k);
+
+  // What happens between the projection and the output's.
+  struct Calls {
+    moe_norm_args q_norm, k_norm;
+    moe_clamp_args clamp;
+    moe_rope_args q_rope, k_rope;
+    moe_cache_store_args k_store, v_store;
+    moe_attention_args attention;
+  };
+  // In order; those that the model does not have have no operation.
+  [[nodiscard]] std::array<Fused::Part, 8> parts(Calls& c) const {
+    const Fused::Part q_norm{MOE_OP_NORM, &q_norm_.op(), &c.q_norm.header};
+    const Fused::Part k_norm{MOE_OP_NORM, &k_norm_.op(), &c.k_norm.header};
+    const Fused::Part clamp{MOE_OP_CLAMP, &clamp_op_, &c.clamp.header};
+    const Fused::Part q_rope{MOE_OP_ROPE, &q_rope_.op(), &c.q_rope.header};
+    const Fused::Part k_rope{MOE_OP_ROPE, &k_rope_.op(), &c.k_rope.header};
+    const Fused::Part k_store{MOE_OP_CACHE_STORE, &k_cache_.op(), &c.k_store.header};
+    const Fused::Part v_store{MOE_OP_CACHE_STORE, &v_cache_.op(), &c.v_store.header};
+    const Fused::Part attention{MOE_OP_ATTENTION, &attention_.op(), &c.attention.header};
+    if (spec_.qk_norm_after_rope) return {{clamp, q_rope, k_rope, q_norm, k_norm, k_store, v_store, attention}};
+    return {{q_norm, k_norm, clamp, q_rope, k_rope, k_store, v_store, attention}};
+  }
+  moe::Status find_fused(StepDevice& device) {
+    Calls c{q_norm_.largest(), k_norm_.largest(),  clamp_args_,        q_rope_.largest(),
+            k_rope_.largest(), k_cache_.largest(), v_cache_.largest(), attention_.largest()};
+    constexpr uint32_t kBeforeTheStores = 0x1F;  // nobody reads the projections after the attention
+    return fused_.find(device, parts(c), kBeforeTheStores);
   }
 
   moe::Status build_clamp(StepDevice& device, const moe_tensor& qkv_shape) {
@@ -107,13 +128,6 @@ class GroupedQueryAttention final : public AttentionPart {
     MOE_ASSIGN(clamp_op_, find_op(device, MOE_OP_CLAMP, clamp_args_));
     return {};
   }
-  moe::Status clamp(StepDevice& device, const moe_tensor& qkv) const {
-    if (!clamp_op_) return {};
-    moe_clamp_args args = clamp_args_;
-    args.x = args.out = qkv;
-    return device.launch(clamp_op_, args);
-  }
-
   AttentionSpec spec_;
   int64_t q_dim_ = 0, k_dim_ = 0, v_dim_ = 0;
   Branch branch_;
@@ -124,6 +138,7 @@ class GroupedQueryAttention final : public AttentionPart {
   PagedAttention attention_;
   moe_clamp_args clamp_args_{};
   moe::Op clamp_op_;
+  Fused fused_;
   size_t qkv_slot_ = 0, out_slot_ = 0;
 };
 

@@ -1,3 +1,5 @@
+#include <array>
+
 #include "core/engine/attention_parts.hpp"
 
 namespace patchbay {
@@ -39,6 +41,7 @@ class LatentAttention final : public AttentionPart {
     MOE_TRY(cache_.build(device, ctx, latent_dim_, columns(all, down_dim_, latent_dim_)));
     MOE_TRY(attention_.build(device, ctx, spec_, absorbed, cache_.heads(1, latent_dim_), cache_.heads(1, spec_.kv_rank),
                              shape_f32({n, heads, spec_.kv_rank})));
+    MOE_TRY(find_fused(device));
     return build_output(o_, device, ctx, spec_, branch_);
   }
 
@@ -46,27 +49,26 @@ class LatentAttention final : public AttentionPart {
     const int64_t n = device.n_tokens();
     const int64_t heads = spec_.n_heads;
     const moe_tensor down = device.scratch_f32(down_slot_, {n, down_dim_ + latent_dim_});
-    MOE_ASSIGN(const moe_tensor input, branch_.enter(device));
-    MOE_TRY(down_.run(device, input, down));
+    MOE_TRY(branch_.enter_product(device, down_.op(), down_.args(moe::absent(), down)));
     moe_tensor q = as_heads(columns(down, 0, q_dim_), heads);
     if (spec_.q_rank > 0) {
       const moe_tensor low = columns(down, 0, spec_.q_rank);
       const moe_tensor up = device.scratch_f32(q_slot_, {n, q_dim_});
-      MOE_TRY(q_norm_.run(device, low, low));
-      MOE_TRY(q_up_.run(device, low, up));
+      MOE_TRY(normed_q_up_.run(device, q_norm_, q_up_.op(), q_up_.args(low, up), low, low));
       q = as_heads(up, heads);
     }
     const moe_tensor latent = columns(down, down_dim_, spec_.kv_rank);
     const moe_tensor k_rope = as_heads(columns(down, down_dim_ + spec_.kv_rank, spec_.rope_dim), 1);
-    MOE_TRY(kv_norm_.run(device, latent, latent));
-    MOE_TRY(k_rope_.run(device, k_rope, moe::absent()));
-    MOE_TRY(cache_.store(device, columns(down, down_dim_, latent_dim_)));
     const moe_tensor absorbed = device.scratch_f32(absorbed_slot_, {n, heads, latent_dim_});
+    const moe_tensor q_turns = part(q, spec_.nope_dim, spec_.rope_dim);
+    Calls calls{kv_norm_.args(latent, latent), k_rope_.args(device, k_rope, moe::absent()),
+                q_rope_.args(device, q_turns, part(absorbed, spec_.kv_rank, spec_.rope_dim)),
+                cache_.args(device, columns(down, down_dim_, latent_dim_))};
+    MOE_TRY(fused_.run(device, parts(calls)));
     MOE_TRY(k_up_.run(device, part(q, 0, spec_.nope_dim), part(absorbed, 0, spec_.kv_rank)));
-    MOE_TRY(
-        q_rope_.run(device, part(q, spec_.nope_dim, spec_.rope_dim), part(absorbed, spec_.kv_rank, spec_.rope_dim)));
     const moe_tensor mixed = device.scratch_f32(mixed_slot_, {n, heads, spec_.kv_rank});
-    MOE_TRY(attention_.run(device, absorbed, mixed));
+    moe_attention_args attention = attention_.args(device, absorbed, mixed);
+    MOE_TRY(device.launch(attention_.op(), attention));
     MOE_TRY(v_up_.run(device, mixed, device.scratch_f32(out_slot_, {n, heads, spec_.v_dim})));
     MOE_ASSIGN(const moe_tensor target, branch_.target(device));
     MOE_TRY(o_.run(device, device.scratch_f32(out_slot_, {n, heads * spec_.v_dim}), target));
@@ -80,6 +82,26 @@ class LatentAttention final : public AttentionPart {
   [[nodiscard]] uint64_t cache_bytes_per_token() const override { return cache_.bytes_per_token(); }
 
  private:
+  // What makes queries and the cache's row of what the projections gave, in order.
+  struct Calls {
+    moe_norm_args kv_norm;
+    moe_rope_args k_rope, q_rope;
+    moe_cache_store_args store;
+  };
+  [[nodiscard]] std::array<Fused::Part, 4> parts(Calls& c) const {
+    return {{{MOE_OP_NORM, &kv_norm_.op(), &c.kv_norm.header},
+             {MOE_OP_ROPE, &k_rope_.op(), &c.k_rope.header},
+             {MOE_OP_ROPE, &q_rope_.op(), &c.q_rope.header},
+             {MOE_OP_CACHE_STORE, &cache_.op(), &c.store.header}}};
+  }
+  moe::Status find_fused(StepDevice& device) {
+    Calls c{kv_norm_.largest(), k_rope_.largest(), q_rope_.largest(), cache_.largest()};
+    constexpr uint32_t kNormAndKeyRope = 0x03;  // read by the store alone
+    MOE_TRY(fused_.find(device, parts(c), kNormAndKeyRope));
+    MOE_TRY(branch_.find_product(device, down_.op(), down_.largest(), false));
+    return spec_.q_rank > 0 ? normed_q_up_.find(device, q_norm_, q_up_.op(), q_up_.largest(), false) : moe::Status();
+  }
+
   // Elements [begin, begin + n) of every head.
   static moe_tensor part(moe_tensor t, int64_t begin, int64_t n) {
     t.data = static_cast<float*>(t.data) + begin;
@@ -104,8 +126,8 @@ class LatentAttention final : public AttentionPart {
                        ctx.precision.activation, ctx.precision.encoding);
   }
 
-  // K_h transposed [kv_rank, nope_dim] and V_h [v_dim, kv_rank] of every head: from one matrix, or stored like that (k_b,
-  // v_b).
+  // K_h transposed [kv_rank, nope_dim] and V_h [v_dim, kv_rank] of every head: from one matrix, or stored like that
+  // (k_b, v_b).
   moe::Result<std::pair<MatrixSet, MatrixSet>> up_projections(BuildContext& ctx) const {
     const auto& map = ctx.spec.layer_tensors;
     const int64_t heads = spec_.n_heads;
@@ -155,6 +177,8 @@ class LatentAttention final : public AttentionPart {
   int64_t q_dim_ = 0, down_dim_ = 0, latent_dim_ = 0;
   Branch branch_;
   Norm q_norm_, kv_norm_;
+  NormedProduct normed_q_up_;
+  Fused fused_;
   Linear down_, q_up_, k_up_, v_up_, o_;
   Rope q_rope_, k_rope_;
   CacheSlot cache_;

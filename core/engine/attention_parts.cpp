@@ -28,13 +28,12 @@ moe::Status Rope::build(StepDevice& device, const RopeSpec& spec, const moe_tens
   return {};
 }
 
-moe::Status Rope::run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const {
-  if (!op_) return {};
-  moe_rope_args args = args_;
-  args.x = x;
-  args.out = out;
-  args.positions = device.positions();
-  return device.launch(op_, args);
+moe_rope_args Rope::args(const StepDevice& device, const moe_tensor& x, const moe_tensor& out) const {
+  moe_rope_args call = args_;
+  call.x = x;
+  call.out = out;
+  call.positions = device.positions();
+  return call;
 }
 
 moe::Status CacheSlot::build(StepDevice& device, BuildContext& ctx, int64_t dim, const moe_tensor& x_shape) {
@@ -51,11 +50,11 @@ moe::Status CacheSlot::build(StepDevice& device, BuildContext& ctx, int64_t dim,
   return {};
 }
 
-moe::Status CacheSlot::store(StepDevice& device, const moe_tensor& x) const {
-  moe_cache_store_args args = args_;
-  args.x = x;
-  args.rows = device.cache_rows();
-  return device.launch(op_, args);
+moe_cache_store_args CacheSlot::args(const StepDevice& device, const moe_tensor& x) const {
+  moe_cache_store_args call = args_;
+  call.x = x;
+  call.rows = device.cache_rows();
+  return call;
 }
 
 moe_tensor CacheSlot::heads(int64_t heads, int64_t dim) const {
@@ -89,25 +88,24 @@ moe::Status PagedAttention::build(StepDevice& device, BuildContext& ctx, const A
     MOE_ASSIGN(sinks_, WeightLoader::upload(device.device(), sinks));
     args_.sinks = tensor(sinks_.data(), MOE_F32, {spec.n_heads}, device.device().where());
   }
-  moe_attention_args largest = args_;
-  largest.q = q_shape;
-  largest.out = out_shape;
-  largest.sequences = shape_i32({ctx.limits.max_tokens});
-  largest.positions = shape_i32({ctx.limits.max_tokens});
-  largest.pages.page_table = shape_i32({ctx.limits.max_sequences, ctx.limits.max_pages});
-  largest.pages.page_size = ctx.limits.page_tokens;
-  MOE_ASSIGN(op_, find_op(device, MOE_OP_ATTENTION, largest));
+  args_.q = q_shape;
+  args_.out = out_shape;
+  args_.sequences = shape_i32({ctx.limits.max_tokens});
+  args_.positions = shape_i32({ctx.limits.max_tokens});
+  args_.pages.page_table = shape_i32({ctx.limits.max_sequences, ctx.limits.max_pages});
+  args_.pages.page_size = ctx.limits.page_tokens;
+  MOE_ASSIGN(op_, find_op(device, MOE_OP_ATTENTION, args_));
   return {};
 }
 
-moe::Status PagedAttention::run(StepDevice& device, const moe_tensor& q, const moe_tensor& out) const {
-  moe_attention_args args = args_;
-  args.q = q;
-  args.out = out;
-  args.sequences = device.sequences();
-  args.positions = device.positions();
-  args.pages = device.pages();
-  return device.launch(op_, args);
+moe_attention_args PagedAttention::args(const StepDevice& device, const moe_tensor& q, const moe_tensor& out) const {
+  moe_attention_args call = args_;
+  call.q = q;
+  call.out = out;
+  call.sequences = device.sequences();
+  call.positions = device.positions();
+  call.pages = device.pages();
+  return call;
 }
 
 moe::Result<std::vector<float>> joined_bias(BuildContext& ctx, bool wanted,

@@ -14,9 +14,11 @@ namespace patchbay {
 // The rotary embedding of a layer, and the table that it needs.
 class Rope {
  public:
-  // Nothing is built, and run() does nothing, where no dimension turns. `out_shape` absent: in place.
+  // Nothing is built, and there is no op(), where no dimension turns. `out_shape` absent: in place.
   moe::Status build(StepDevice& device, const RopeSpec& spec, const moe_tensor& x_shape, const moe_tensor& out_shape);
-  moe::Status run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const;
+  [[nodiscard]] moe_rope_args args(const StepDevice& device, const moe_tensor& x, const moe_tensor& out) const;
+  [[nodiscard]] const moe_rope_args& largest() const { return args_; }
+  [[nodiscard]] const moe::Op& op() const { return op_; }
 
  private:
   Buffer table_;
@@ -28,7 +30,10 @@ class Rope {
 class CacheSlot {
  public:
   moe::Status build(StepDevice& device, BuildContext& ctx, int64_t dim, const moe_tensor& x_shape);
-  moe::Status store(StepDevice& device, const moe_tensor& x) const;
+  // Of storing x in the step's rows.
+  [[nodiscard]] moe_cache_store_args args(const StepDevice& device, const moe_tensor& x) const;
+  [[nodiscard]] const moe_cache_store_args& largest() const { return args_; }
+  [[nodiscard]] const moe::Op& op() const { return op_; }
   [[nodiscard]] moe_tensor rows() const { return moe::tensor(memory_.data(), dtype_, {n_rows_, dim_}, where_); }
   // The rows as [n_rows, heads, dim], the first `dim` elements of each of `heads` parts.
   [[nodiscard]] moe_tensor heads(int64_t heads, int64_t dim) const;
@@ -48,7 +53,9 @@ class PagedAttention {
  public:
   moe::Status build(StepDevice& device, BuildContext& ctx, const AttentionSpec& spec, const moe_tensor& q_shape,
                     const moe_tensor& k, const moe_tensor& v, const moe_tensor& out_shape);
-  moe::Status run(StepDevice& device, const moe_tensor& q, const moe_tensor& out) const;
+  [[nodiscard]] moe_attention_args args(const StepDevice& device, const moe_tensor& q, const moe_tensor& out) const;
+  [[nodiscard]] const moe_attention_args& largest() const { return args_; }
+  [[nodiscard]] const moe::Op& op() const { return op_; }
 
  private:
   Buffer sinks_;

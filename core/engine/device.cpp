@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+
 #include "moe/sdk/loops.hpp"
 
 namespace patchbay {
@@ -43,6 +45,8 @@ moe::Result<std::unique_ptr<Device>> Device::open(Component<moe_backend> backend
       device->backend_->create(host.abi(), values.data(), values.size(), &device->instance_, &device->description_, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\"", name));
   device->rows_ = extension<moe_backend_rows>(device->backend_.header(), MOE_BACKEND_ROWS_ID);
+  device->graphs_ = extension<moe_backend_graph>(device->backend_.header(), MOE_BACKEND_GRAPH_ID);
+  device->fused_ = extension<moe_backend_fused>(device->backend_.header(), MOE_BACKEND_FUSED_ID);
   auto& c = device->compute_;
   c.device = device.get();
   c.abi = moe::make<moe_compute>();
@@ -60,13 +64,16 @@ Device::~Device() {
   if (instance_ != nullptr) backend_->destroy(instance_);
 }
 
-moe::Result<Buffer> Device::alloc(uint64_t n_bytes) {
+moe::Result<Buffer> Device::alloc_in(uint64_t n_bytes, int32_t memory) {
   moe_buffer buffer = moe::make<moe_buffer>();
   moe::MessageBuffer message;
-  const moe_status status = backend_->alloc(instance_, n_bytes, MOE_MEMORY_DEVICE, &buffer, message.get());
+  const moe_status status = backend_->alloc(instance_, n_bytes, memory, &buffer, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": {} bytes", name_, n_bytes));
   return Buffer(buffer);
 }
+
+moe::Result<Buffer> Device::alloc(uint64_t n_bytes) { return alloc_in(n_bytes, MOE_MEMORY_DEVICE); }
+moe::Result<Buffer> Device::alloc_host(uint64_t n_bytes) { return alloc_in(n_bytes, MOE_MEMORY_HOST_PINNED); }
 
 moe::Result<PreparedWeight> Device::prepare(const moe_weight_source& source) {
   moe_prepared prepared = moe::make<moe_prepared>();
@@ -76,28 +83,51 @@ moe::Result<PreparedWeight> Device::prepare(const moe_weight_source& source) {
   return PreparedWeight(prepared);
 }
 
-moe::Status Device::upload(void* to, const void* from, uint64_t n_bytes) {
+moe::Status Device::copy(void* to, const void* from, uint64_t n_bytes, int32_t direction) {
   if (n_bytes == 0) return {};
   if (host_visible()) {
     std::memcpy(to, from, n_bytes);
     return {};
   }
   moe::MessageBuffer message;
-  const moe_status status = backend_->copy(instance_, to, from, n_bytes, MOE_COPY_TO_DEVICE, description_.stream, message.get());
+  const moe_status status = backend_->copy(instance_, to, from, n_bytes, direction, description_.stream, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": copy", name_));
   return {};
 }
 
+moe::Status Device::upload(void* to, const void* from, uint64_t n_bytes) { return copy(to, from, n_bytes, MOE_COPY_TO_DEVICE); }
+moe::Status Device::start_download(void* to, const void* from, uint64_t n_bytes) { return copy(to, from, n_bytes, MOE_COPY_TO_HOST); }
+moe::Status Device::copy_inside(void* to, const void* from, uint64_t n_bytes) { return copy(to, from, n_bytes, MOE_COPY_ON_DEVICE); }
+
 moe::Status Device::download(void* to, const void* from, uint64_t n_bytes) {
-  if (n_bytes == 0) return {};
-  if (host_visible()) {
-    std::memcpy(to, from, n_bytes);
-    return {};
-  }
+  MOE_TRY(start_download(to, from, n_bytes));
+  return host_visible() ? moe::Status() : sync();
+}
+
+moe::Status Device::begin_recording() {
   moe::MessageBuffer message;
-  const moe_status status = backend_->copy(instance_, to, from, n_bytes, MOE_COPY_TO_HOST, description_.stream, message.get());
-  if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": copy", name_));
-  return sync();
+  const moe_status status = graphs_->begin(instance_, description_.stream, message.get());
+  if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": recording", name_));
+  return {};
+}
+
+moe::Result<Graph> Device::end_recording() {
+  moe_graph* graph = nullptr;
+  moe::MessageBuffer message;
+  const moe_status status = graphs_->end(instance_, description_.stream, &graph, message.get());
+  if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": recording", name_));
+  return Graph(*this, graph);
+}
+
+Graph::~Graph() {
+  if (graph_ != nullptr) device_->graphs_->destroy(device_->instance_, graph_);
+}
+
+moe::Status Graph::launch() const {
+  moe::MessageBuffer message;
+  const moe_status status = device_->graphs_->launch(device_->instance_, graph_, device_->description_.stream, message.get());
+  if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": graph", device_->name_));
+  return {};
 }
 
 moe::Status Device::sync() {
@@ -129,6 +159,7 @@ moe::Status Device::find_op(std::string_view id, const moe_op_args& largest, moe
     out.workspace_bytes = loop->workspace(largest, loop_context(*host_, rows_));
     out.flags = MOE_CAP_DETERMINISTIC | MOE_CAP_BATCH_INVARIANT | MOE_CAP_HOST_SYNC;
   }
+  ops_are_graph_safe_ = ops_are_graph_safe_ && (out.flags & MOE_CAP_GRAPH_SAFE) != 0;
   entry.time.implementation = out.implementation == nullptr ? "" : out.implementation;
   ops_.push_back(std::move(entry));
   out.op = reinterpret_cast<const moe_op*>(&ops_.back());
@@ -140,18 +171,53 @@ moe_status Device::find_op(const moe_compute* self, const char* id, const moe_op
   return moe::guard(message, [&] { return device->find_op(id, *largest, *out); });
 }
 
-moe_status Device::launch(const moe_compute* self, const moe_op* op, const moe_op_args* args, moe_message* message) {
-  Device* device = reinterpret_cast<const Compute*>(self)->device;
-  auto& entry = *reinterpret_cast<OpEntry*>(const_cast<moe_op*>(op));
-  if (!device->profiling_) return device->run(entry, args, message);
+template <typename F>
+moe_status Device::timed(OpEntry& entry, F&& f) {
+  if (!profiling_) return f();
   const auto start = std::chrono::steady_clock::now();
-  const moe_status status = device->run(entry, args, message);
-  if (device->description_.stream != nullptr && !device->sync().ok()) return MOE_INTERNAL;
+  const moe_status status = f();
+  if (description_.stream != nullptr && !sync().ok()) return MOE_INTERNAL;
   const auto ns = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
   entry.time.nanoseconds += ns;
   ++entry.time.launches;
-  device->profiled_ns_ += ns;
+  profiled_ns_ += ns;
   return status;
+}
+
+moe_status Device::launch(const moe_compute* self, const moe_op* op, const moe_op_args* args, moe_message* message) {
+  Device* device = reinterpret_cast<const Compute*>(self)->device;
+  auto& entry = *reinterpret_cast<OpEntry*>(const_cast<moe_op*>(op));
+  return device->timed(entry, [&] { return device->run(entry, args, message); });
+}
+
+moe::Result<std::optional<moe_op_info>> Device::find_fused(std::span<const char* const> ids, std::span<const moe_op_args* const> largest,
+                                                           uint32_t temporary) {
+  std::optional<moe_op_info> none;
+  if (fused_ == nullptr) return none;
+  moe_op_info info = moe::make<moe_op_info>();
+  moe::MessageBuffer message;
+  const auto n = static_cast<uint32_t>(ids.size());
+  const moe_status status = fused_->find(instance_, n, ids.data(), largest.data(), temporary, &info, message.get());
+  if (status == MOE_UNIMPLEMENTED) return none;
+  if (status != MOE_OK) return message.error(status);
+  OpEntry entry;
+  entry.native = info.op;
+  for (const char* id : ids) entry.id += (entry.id.empty() ? "" : " + ") + std::string(id);
+  entry.time.implementation = info.implementation == nullptr ? "" : info.implementation;
+  ops_are_graph_safe_ = ops_are_graph_safe_ && (info.flags & MOE_CAP_GRAPH_SAFE) != 0;
+  ops_.push_back(std::move(entry));
+  info.op = reinterpret_cast<const moe_op*>(&ops_.back());
+  return std::optional(info);
+}
+
+moe::Status Device::launch_fused(const moe_op_info& info, std::span<const moe_op_args* const> args, void* workspace, uint64_t workspace_bytes) {
+  auto& entry = *reinterpret_cast<OpEntry*>(const_cast<moe_op*>(info.op));
+  moe::MessageBuffer message;
+  const moe_status status = timed(entry, [&] {
+    return fused_->launch(instance_, entry.native, args.data(), workspace, workspace_bytes, description_.stream, message.get());
+  });
+  if (status != MOE_OK) return message.error(status).in(entry.id);
+  return {};
 }
 
 moe_status Device::run(OpEntry& entry, const moe_op_args* args, moe_message* message) {

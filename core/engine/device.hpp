@@ -5,6 +5,8 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -62,6 +64,28 @@ class PreparedWeight {
   moe_prepared prepared_{};
 };
 
+class Device;
+
+// A recording of what a device was given to do. Gives itself back; the device must still exist then.
+class Graph {
+ public:
+  Graph() = default;
+  Graph(Device& device, moe_graph* graph) : device_(&device), graph_(graph) {}
+  Graph(Graph&& o) noexcept : device_(o.device_), graph_(std::exchange(o.graph_, nullptr)) {}
+  Graph& operator=(Graph&& o) noexcept {
+    std::swap(device_, o.device_);
+    std::swap(graph_, o.graph_);
+    return *this;
+  }
+  ~Graph();
+  // Enqueues it.
+  [[nodiscard]] moe::Status launch() const;
+
+ private:
+  Device* device_ = nullptr;
+  moe_graph* graph_ = nullptr;
+};
+
 // Time spent in one operation, over all of its launches.
 struct OpTime {
   std::string implementation;
@@ -85,10 +109,26 @@ class Device {
   [[nodiscard]] const moe_compute& compute() const { return compute_.abi; }
 
   moe::Result<Buffer> alloc(uint64_t n_bytes);
+  // Host memory that the device copies from and to without waiting; where its memory is visible to the host, its own.
+  moe::Result<Buffer> alloc_host(uint64_t n_bytes);
   moe::Result<PreparedWeight> prepare(const moe_weight_source& source);
+  // Enqueues a copy; `from` (`to`) of alloc_host must stay as it is until the next sync().
   moe::Status upload(void* to, const void* from, uint64_t n_bytes);
+  moe::Status start_download(void* to, const void* from, uint64_t n_bytes);
+  moe::Status copy_inside(void* to, const void* from, uint64_t n_bytes);
+  // The same, waiting for it.
   moe::Status download(void* to, const void* from, uint64_t n_bytes);
   moe::Status sync();
+
+  // Several operations as one (moe.backend.fused/1). Empty: the backend has no faster way than one by one.
+  moe::Result<std::optional<moe_op_info>> find_fused(std::span<const char* const> ids, std::span<const moe_op_args* const> largest,
+                                                     uint32_t temporary);
+  moe::Status launch_fused(const moe_op_info& info, std::span<const moe_op_args* const> args, void* workspace, uint64_t workspace_bytes);
+
+  // Whether steps can be recorded here: the backend has graphs, every operation that was found may be recorded, and none is being timed.
+  [[nodiscard]] bool can_record() const { return graphs_ != nullptr && ops_are_graph_safe_ && !profiling_; }
+  moe::Status begin_recording();
+  moe::Result<Graph> end_recording();
 
   // Times every launch from now on (waiting for each where streams exist), or stops.
   void profile(bool on) { profiling_ = on; }
@@ -103,7 +143,7 @@ class Device {
     moe_compute abi;
     Device* device;
   };
-  // What a moe_op* of compute_.find_op points to.
+  // What a moe_op* of compute_.find_op and find_fused points to.
   struct OpEntry {
     const moe_op* native = nullptr;
     const void* loop = nullptr;  // moe::loops::LoopOp
@@ -112,9 +152,15 @@ class Device {
   };
 
   Device(Component<moe_backend> backend, Host& host) : backend_(std::move(backend)), host_(&host) {}
+  friend class Graph;
+  moe::Status copy(void* to, const void* from, uint64_t n_bytes, int32_t direction);
+  moe::Result<Buffer> alloc_in(uint64_t n_bytes, int32_t memory);
   static moe_status find_op(const moe_compute* self, const char* id, const moe_op_args* largest, moe_op_info* out, moe_message* message);
   static moe_status launch(const moe_compute* self, const moe_op* op, const moe_op_args* args, moe_message* message);
   moe_status run(OpEntry& entry, const moe_op_args* args, moe_message* message);
+  // Calls f, and counts its time where launches are timed.
+  template <typename F>
+  moe_status timed(OpEntry& entry, F&& f);
   moe::Status find_op(std::string_view id, const moe_op_args& largest, moe_op_info& out);
 
   Component<moe_backend> backend_;
@@ -123,6 +169,9 @@ class Device {
   moe_backend_instance* instance_ = nullptr;
   moe_backend_description description_{};
   const moe_backend_rows* rows_ = nullptr;
+  const moe_backend_graph* graphs_ = nullptr;
+  const moe_backend_fused* fused_ = nullptr;
+  bool ops_are_graph_safe_ = true;
   Compute compute_{};
   std::deque<OpEntry> ops_;
   bool profiling_ = false;

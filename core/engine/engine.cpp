@@ -301,9 +301,8 @@ void EngineImpl::sample_and_publish(float* logits) {
 std::vector<int32_t> experts_of(Model& model, int64_t token) {
   std::vector<int32_t> out;
   for (int64_t l = 0; l < model.n_moe_layers(); ++l) {
-    auto view = model.plan(l);
-    if (!view.ok()) return {};
-    const auto row = view->ids.subspan(static_cast<size_t>(token * view->k), static_cast<size_t>(view->k));
+    const Model::PlanView view = model.plan(l);
+    const auto row = view.ids.subspan(static_cast<size_t>(token * view.k), static_cast<size_t>(view.k));
     out.insert(out.end(), row.begin(), row.end());
   }
   return out;
@@ -336,10 +335,9 @@ void EngineImpl::emit(Sequence& s, const SampleRow& row, double normalizer, std:
 void EngineImpl::count_experts() {
   const std::lock_guard lock(mutex_);
   for (int64_t l = 0; l < model_->n_moe_layers(); ++l) {
-    auto view = model_->plan(l);
-    if (!view.ok()) return;
+    const Model::PlanView view = model_->plan(l);
     auto& counts = stats_.expert_tokens[static_cast<size_t>(l)];
-    for (const int32_t id : view->ids) {
+    for (const int32_t id : view.ids) {
       if (id >= 0 && static_cast<size_t>(id) < counts.size()) ++counts[static_cast<size_t>(id)];
       if (id < 0) ++stats_.unassigned[static_cast<size_t>(l)];
     }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace patchbay {
 
 using moe::tensor;
@@ -16,7 +18,9 @@ moe::Result<std::unique_ptr<FeedForwardPart>> FeedForwardPart::build(StepDevice&
                                                                      const FeedForwardPart* previous) {
   std::unique_ptr<FeedForwardPart> part(new FeedForwardPart());
   part->previous_ = previous;
-  part->plan_ = moe::make<moe_plan>();
+  part->device_ = &device;
+  moe_plan& plan = part->largest_plan_ = moe::make<moe_plan>();
+  plan.ids = plan.weights = plan.count = plan.aux = moe::absent();
   MOE_TRY(part->branch_.build(device, ctx, ctx.spec.norm_before ? "ffn_norm" : "", ctx.spec.norm_after ? "ffn_out_norm" : ""));
   if (router) MOE_TRY(part->build_router(device, ctx, host, std::move(*router)));
   MOE_TRY(part->build_expert(device, ctx, host, std::move(expert)));
@@ -46,14 +50,13 @@ moe::Status FeedForwardPart::build_router(StepDevice& device, BuildContext& ctx,
   if (router_spec_.k_max < 1 || router_spec_.k_max > n_ids_) {
     return moe::invalid(fmt::format("{}: k: expected 1 to {} (the layer's experts), got {}", router_subject_, n_ids_, router_spec_.k_max));
   }
-  if ((router_spec_.inputs & MOE_INPUT_HOST) != 0 && !device.device().host_visible()) {
-    return moe::unimplemented(fmt::format("{}: scores on the host, and the memory of backend \"{}\" is not visible there", router_subject_, device.device().name()));
-  }
+  on_host_ = (router_spec_.inputs & MOE_INPUT_HOST) != 0 && !device.device().host_visible();
   const int64_t n = ctx.limits.max_tokens;
   if (router_spec_.n_logits > 0) {
     MOE_ASSIGN(const MatrixSet gate, ctx.weights.matrices(ctx.spec.router_tensors, "gate", ctx.layer, 1, router_spec_.n_logits, ctx.spec.d_model));
     // Gate logits are f32 whatever the precision: bf16 collapses near ties.
     MOE_TRY(gate_.build(device, ctx, gate, {}, shape_f32({n, ctx.spec.d_model}), shape_f32({n, router_spec_.n_logits}), MOE_F32, "auto"));
+    MOE_TRY(branch_.find_product(device, gate_.op(), gate_.largest(), true));
     logits_slot_ = device.scratch().request("router_logits", static_cast<uint64_t>(n * router_spec_.n_logits) * 4);
     weight_bytes_ += gate_.weight_bytes();
   }
@@ -62,7 +65,11 @@ moe::Status FeedForwardPart::build_router(StepDevice& device, BuildContext& ctx,
   uint64_t workspace = 0;
   status = router_component_->prepare(router_, &device.compute(), bound.data(), static_cast<uint32_t>(bound.size()), n, &workspace, message.get());
   if (status != MOE_OK) return message.error(status).in(router_subject_);
-  device.request_workspace(workspace);
+  if (on_host_) {
+    MOE_ASSIGN(host_workspace_, device.device().alloc_host(std::max<uint64_t>(workspace, 64)));
+  } else {
+    device.request_workspace(workspace);
+  }
   return {};
 }
 
@@ -70,29 +77,59 @@ moe::Status FeedForwardPart::build_plan(StepDevice& device, BuildContext& ctx) {
   const int64_t n = ctx.limits.max_tokens;
   const int64_t k = router_spec_.k_max;
   const moe_device where = device.device().where();
-  MOE_ASSIGN(ids_, device.device().alloc(static_cast<uint64_t>(n * k) * 4));
+  decision_column_ = device.request_decisions(k + (router_spec_.dynamic != 0 ? 1 : 0));
   MOE_ASSIGN(weights_, device.device().alloc(static_cast<uint64_t>(n * k) * 4));
-  plan_ = moe::make<moe_plan>();
-  plan_.ids = tensor(ids_.data(), MOE_I32, {n, k}, where);
-  plan_.weights = tensor(weights_.data(), MOE_F32, {n, k}, where);
-  plan_.count = moe::absent();
-  plan_.aux = moe::absent();
-  plan_.weight_on = router_spec_.weight_on;
-  if (router_spec_.dynamic != 0) {
-    MOE_ASSIGN(count_, device.device().alloc(static_cast<uint64_t>(n) * 4));
-    plan_.count = tensor(count_.data(), MOE_I32, {n}, where);
-  }
+  largest_plan_.weights = tensor(weights_.data(), MOE_F32, {n, k}, where);
+  largest_plan_.weight_on = router_spec_.weight_on;
   if (router_spec_.aux_floats > 0) {
     MOE_ASSIGN(aux_, device.device().alloc(static_cast<uint64_t>(n * router_spec_.aux_floats) * 4));
-    plan_.aux = tensor(aux_.data(), MOE_F32, {n, router_spec_.aux_floats}, where);
+    largest_plan_.aux = tensor(aux_.data(), MOE_F32, {n, router_spec_.aux_floats}, where);
   }
   context_rows_ = moe::absent();
   if (router_spec_.context_floats > 0) {
     const int64_t rows = ctx.limits.n_pages * ctx.limits.page_tokens;
-    MOE_ASSIGN(context_, device.device().alloc(static_cast<uint64_t>(rows * router_spec_.context_floats) * 4));
-    context_rows_ = tensor(context_.data(), MOE_F32, {rows, router_spec_.context_floats}, where);
+    const uint64_t n_bytes = static_cast<uint64_t>(rows * router_spec_.context_floats) * 4;
+    MOE_ASSIGN(context_, on_host_ ? device.device().alloc_host(n_bytes) : device.device().alloc(n_bytes));
+    context_rows_ = tensor(context_.data(), MOE_F32, {rows, router_spec_.context_floats}, on_host_ ? moe::kHost : where);
   }
-  return {};
+  return on_host_ ? allocate_host(device.device(), ctx.limits, ctx.spec.d_model) : moe::Status();
+}
+
+// What a router that scores on the host reads and writes there.
+moe::Status FeedForwardPart::allocate_host(Device& device, const StepLimits& limits, int64_t d_model) {
+  const int64_t n = limits.max_tokens;
+  const auto take = [&](HostCopy& copy, bool wanted, int32_t dtype, int64_t width) -> moe::Status {
+    copy.view = moe::absent();
+    if (!wanted) return {};
+    MOE_ASSIGN(copy.memory, device.alloc_host(static_cast<uint64_t>(n * width) * 4));
+    copy.view = tensor(copy.memory.data(), dtype, {n, width});
+    return {};
+  };
+  const int64_t d = d_model;
+  MOE_TRY(take(host_logits_, router_spec_.n_logits > 0, MOE_F32, router_spec_.n_logits));
+  MOE_TRY(take(host_hidden_, (router_spec_.inputs & MOE_INPUT_HIDDEN) != 0, MOE_F32, d));
+  MOE_TRY(take(host_before_, wants_before_attention(), MOE_F32, d));
+  MOE_TRY(take(host_ids_, true, MOE_I32, router_spec_.k_max));
+  MOE_TRY(take(host_weights_, true, MOE_F32, router_spec_.k_max));
+  MOE_TRY(take(host_count_, router_spec_.dynamic != 0, MOE_I32, 1));
+  MOE_TRY(take(host_aux_, router_spec_.aux_floats > 0, MOE_F32, router_spec_.aux_floats));
+  const bool with_previous = (router_spec_.inputs & MOE_INPUT_PREVIOUS_PLAN) != 0 && previous_ != nullptr;
+  const moe_router_spec before = with_previous ? previous_->router_spec_ : moe_router_spec{};
+  MOE_TRY(take(previous_ids_, with_previous, MOE_I32, before.k_max));
+  MOE_TRY(take(previous_weights_, with_previous, MOE_F32, before.k_max));
+  MOE_TRY(take(previous_count_, before.dynamic != 0, MOE_I32, 1));
+  return take(previous_aux_, before.aux_floats > 0, MOE_F32, before.aux_floats);
+}
+
+// Enqueues the copy of a contiguous tensor [n, width] or [n]; whoever reads it waits first.
+moe::Status FeedForwardPart::fetch(Device& device, HostCopy& copy, const moe_tensor& from) {
+  if (!moe::present(copy.view)) return {};
+  copy.view.shape[0] = from.shape[0];
+  return device.start_download(copy.view.data, from.data, static_cast<uint64_t>(from.shape[0] * copy.view.shape[1]) * 4);
+}
+moe::Status FeedForwardPart::send(Device& device, const HostCopy& copy, const moe_tensor& to) {
+  if (!moe::present(copy.view)) return {};
+  return device.upload(to.data, copy.view.data, static_cast<uint64_t>(to.shape[0] * copy.view.shape[1]) * 4);
 }
 
 moe::Status FeedForwardPart::build_expert(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_expert> chosen) {
@@ -164,44 +201,120 @@ moe::Result<std::vector<moe_bound_weight>> FeedForwardPart::bind(StepDevice& dev
   return bound;
 }
 
-moe::Status FeedForwardPart::route(StepDevice& device, const moe_tensor& input, const moe_tensor& before_attention) {
-  const int64_t n = device.n_tokens();
-  moe_route_args args = moe::make<moe_route_args>();
-  args.n_tokens = n;
-  if (router_spec_.n_logits > 0) {
-    args.logits = device.scratch_f32(logits_slot_, {n, router_spec_.n_logits});
-    MOE_TRY(gate_.run(device, input, args.logits));
-  } else {
-    args.logits = moe::absent();
+moe_plan FeedForwardPart::plan() const {
+  moe_plan plan = largest_plan_;
+  if (router_ == nullptr) return plan;
+  const int64_t n = device_->n_tokens();
+  plan.ids = device_->decisions(decision_column_, router_spec_.k_max);
+  plan.weights.shape[0] = n;
+  if (router_spec_.dynamic != 0) {
+    plan.count = device_->decisions(decision_column_ + router_spec_.k_max, 1);
+    plan.count.ndim = 1;
   }
-  args.hidden = (router_spec_.inputs & MOE_INPUT_HIDDEN) != 0 ? input : moe::absent();
-  args.before_attention = wants_before_attention() ? before_attention : moe::absent();
-  args.token_ids = device.ids();
-  args.positions = device.positions();
-  args.sequences = device.sequences();
-  args.previous = (router_spec_.inputs & MOE_INPUT_PREVIOUS_PLAN) != 0 && previous_ != nullptr ? &previous_->plan_ : nullptr;
+  if (moe::present(plan.aux)) plan.aux.shape[0] = n;
+  return plan;
+}
+
+moe_route_args FeedForwardPart::route_args(StepDevice& device) const {
+  moe_route_args args = moe::make<moe_route_args>();
+  args.n_tokens = device.n_tokens();
+  args.logits = args.hidden = args.before_attention = moe::absent();
   args.context = moe::make<moe_context>();
   args.context.rows = context_rows_;
-  args.context.pages = device.pages();
-  plan_.ids.shape[0] = plan_.weights.shape[0] = n;
-  if (moe::present(plan_.count)) plan_.count.shape[0] = n;
-  if (moe::present(plan_.aux)) plan_.aux.shape[0] = n;
-  args.plan = plan_;
   args.workspace = device.workspace();
   args.workspace_bytes = device.workspace_bytes();
+  return args;
+}
+
+moe::Status FeedForwardPart::call_router(const moe_route_args& args) {
   moe::MessageBuffer message;
   const moe_status status = router_component_->route(router_, &args, message.get());
   if (status != MOE_OK) return message.error(status).in(router_subject_);
   return {};
 }
 
-moe::Status FeedForwardPart::forward(StepDevice& device, const moe_tensor& before_attention) {
-  MOE_ASSIGN(const moe_tensor input, branch_.enter(device));
-  if (router_ != nullptr) MOE_TRY(route(device, input, before_attention));
+moe::Status FeedForwardPart::prepare_route(StepDevice& device) {
+  if (!gate_.op()) {
+    return branch_.enter(device);
+  }
+  const moe_tensor logits = device.scratch_f32(logits_slot_, {device.n_tokens(), router_spec_.n_logits});
+  return branch_.enter_product(device, gate_.op(), gate_.args(moe::absent(), logits));
+}
+
+moe::Status FeedForwardPart::route(StepDevice& device, const moe_tensor& before_attention) {
+  if (router_ == nullptr) return {};
+  if (on_host_) return route_on_host(device, before_attention);
+  moe_route_args args = route_args(device);
+  if (router_spec_.n_logits > 0) args.logits = device.scratch_f32(logits_slot_, {args.n_tokens, router_spec_.n_logits});
+  if ((router_spec_.inputs & MOE_INPUT_HIDDEN) != 0) args.hidden = branch_.input(device);
+  if (wants_before_attention()) args.before_attention = before_attention;
+  args.token_ids = device.ids();
+  args.positions = device.positions();
+  args.sequences = device.sequences();
+  if ((router_spec_.inputs & MOE_INPUT_PREVIOUS_PLAN) != 0 && previous_ != nullptr) {
+    previous_plan_ = previous_->plan();
+    args.previous = &previous_plan_;
+  }
+  args.context.pages = device.pages();
+  args.plan = plan();
+  return call_router(args);
+}
+
+// The layer below's decision for a router on the host.
+moe::Result<moe_plan> FeedForwardPart::previous_on_host(Device& device) {
+  const moe_plan from = previous_->plan();
+  MOE_TRY(fetch(device, previous_ids_, from.ids));
+  MOE_TRY(fetch(device, previous_weights_, from.weights));
+  MOE_TRY(fetch(device, previous_count_, from.count));
+  MOE_TRY(fetch(device, previous_aux_, from.aux));
+  moe_plan on_host = from;
+  on_host.ids = previous_ids_.view;
+  on_host.weights = previous_weights_.view;
+  on_host.count = previous_count_.view;
+  on_host.count.ndim = moe::present(on_host.count) ? 1 : 0;
+  on_host.aux = previous_aux_.view;
+  return on_host;
+}
+
+moe::Status FeedForwardPart::route_on_host(StepDevice& step, const moe_tensor& before_attention) {
+  Device& device = step.device();
+  const int64_t n = step.n_tokens();
+  MOE_TRY(fetch(device, host_logits_, step.scratch_f32(logits_slot_, {n, router_spec_.n_logits})));
+  MOE_TRY(fetch(device, host_hidden_, branch_.input(step)));
+  MOE_TRY(fetch(device, host_before_, before_attention));
+  moe_route_args args = route_args(step);
+  if ((router_spec_.inputs & MOE_INPUT_PREVIOUS_PLAN) != 0 && previous_ != nullptr) {
+    MOE_ASSIGN(previous_plan_, previous_on_host(device));
+    args.previous = &previous_plan_;
+  }
+  MOE_TRY(device.sync());
+  args.logits = host_logits_.view;
+  args.hidden = host_hidden_.view;
+  args.before_attention = host_before_.view;
+  args.token_ids = step.host_ids();
+  args.positions = step.host_positions();
+  args.sequences = step.host_sequences();
+  args.context.pages = step.host_pages();
+  args.workspace = host_workspace_.data();
+  args.workspace_bytes = host_workspace_.bytes();
+  const moe_plan on_device = plan();
+  args.plan = on_device;
+  args.plan.ids = moe::with_rows(host_ids_.view, n);
+  args.plan.weights = moe::with_rows(host_weights_.view, n);
+  args.plan.count = moe::present(host_count_.view) ? tensor(host_count_.view.data, MOE_I32, {n}) : moe::absent();
+  args.plan.aux = moe::present(host_aux_.view) ? moe::with_rows(host_aux_.view, n) : moe::absent();
+  MOE_TRY(call_router(args));
+  MOE_TRY(send(device, host_ids_, on_device.ids));
+  MOE_TRY(send(device, host_weights_, on_device.weights));
+  MOE_TRY(send(device, host_count_, on_device.count));
+  return send(device, host_aux_, on_device.aux);
+}
+
+moe::Status FeedForwardPart::run_experts(StepDevice& device) {
   moe_expert_args args = moe::make<moe_expert_args>();
   args.n_tokens = device.n_tokens();
-  args.x = input;
-  args.plan = plan_;
+  args.x = branch_.input(device);
+  args.plan = plan();
   MOE_ASSIGN(args.out, branch_.target(device));
   args.scale = branch_.scale();
   args.workspace = device.workspace();

@@ -23,13 +23,23 @@ class FeedForwardPart {
   FeedForwardPart(const FeedForwardPart&) = delete;
   FeedForwardPart& operator=(const FeedForwardPart&) = delete;
 
-  // `before_attention`: the layer's input, where the router wants it.
-  moe::Status forward(StepDevice& device, const moe_tensor& before_attention);
+  // The three steps of the part, in order. `before_attention`: the layer's input, where the router wants it.
+  moe::Status prepare_route(StepDevice& device);
+  moe::Status route(StepDevice& device, const moe_tensor& before_attention);
+  moe::Status run_experts(StepDevice& device);
+  // Whether route() and run_experts() only enqueue what may be recorded and replayed.
+  [[nodiscard]] bool route_is_graph_safe() const { return router_ == nullptr || (!on_host_ && has(router_component_, MOE_CAP_GRAPH_SAFE)); }
+  [[nodiscard]] bool experts_are_graph_safe() const { return has(expert_component_, MOE_CAP_GRAPH_SAFE); }
 
   [[nodiscard]] bool has_router() const { return router_ != nullptr; }
   [[nodiscard]] bool wants_before_attention() const { return (router_spec_.inputs & MOE_INPUT_BEFORE_ATTENTION) != 0; }
-  // The last step's decision: ids [n, k_max] and the rest, in the device's memory.
-  [[nodiscard]] const moe_plan& plan() const { return plan_; }
+  // The step's decision, in the device's memory.
+  [[nodiscard]] moe_plan plan() const;
+  // Its ids on the host, after the step: [n, k_max], and count [n], null if all k_max count.
+  [[nodiscard]] const int32_t* host_ids() const { return device_->host_decisions(decision_column_); }
+  [[nodiscard]] const int32_t* host_count() const {
+    return router_spec_.dynamic != 0 ? device_->host_decisions(decision_column_ + router_spec_.k_max) : nullptr;
+  }
   [[nodiscard]] int64_t k_max() const { return router_spec_.k_max; }
   [[nodiscard]] int64_t n_ids() const { return n_ids_; }
   [[nodiscard]] const std::string& router_name() const { return router_name_; }
@@ -47,7 +57,23 @@ class FeedForwardPart {
   moe::Status build_expert(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_expert> chosen);
   moe::Result<std::vector<moe_bound_weight>> bind(StepDevice& device, BuildContext& ctx, const moe_weight_spec* specs, uint32_t n_specs,
                                                   const TensorMap& map, const std::string& subject, bool count_routed);
-  moe::Status route(StepDevice& device, const moe_tensor& input, const moe_tensor& before_attention);
+  template <typename T>
+  static bool has(const Component<T>& component, uint32_t capability) {
+    return (component.header().capabilities & capability) != 0;
+  }
+  [[nodiscard]] moe_route_args route_args(StepDevice& device) const;
+  moe::Status call_router(const moe_route_args& args);
+  moe::Status route_on_host(StepDevice& device, const moe_tensor& before_attention);
+  moe::Result<moe_plan> previous_on_host(Device& device);
+
+  // A tensor's rows on the host, and where they come from.
+  struct HostCopy {
+    Buffer memory;
+    moe_tensor view{};
+  };
+  moe::Status allocate_host(Device& device, const StepLimits& limits, int64_t d_model);
+  static moe::Status fetch(Device& device, HostCopy& copy, const moe_tensor& from);
+  static moe::Status send(Device& device, const HostCopy& copy, const moe_tensor& to);
 
   Branch branch_;
   Linear gate_;
@@ -57,9 +83,17 @@ class FeedForwardPart {
   moe_router_instance* router_ = nullptr;
   moe_expert_instance* expert_ = nullptr;
   moe_router_spec router_spec_{};
-  moe_plan plan_{};
+  moe_plan largest_plan_{};  // for as many tokens as come
+  StepDevice* device_ = nullptr;
   const FeedForwardPart* previous_ = nullptr;
-  Buffer ids_, weights_, count_, aux_, context_;
+  Buffer weights_, aux_, context_;
+  int64_t decision_column_ = 0;
+  // Host scoring on a device whose memory the host does not see: everything goes there and back.
+  bool on_host_ = false;
+  HostCopy host_logits_, host_hidden_, host_before_, host_ids_, host_weights_, host_count_, host_aux_;
+  Buffer host_workspace_;
+  HostCopy previous_ids_, previous_weights_, previous_count_, previous_aux_;
+  moe_plan previous_plan_{};
   moe_tensor context_rows_{};
   std::vector<PreparedWeight> prepared_;
   std::vector<Buffer> plain_;

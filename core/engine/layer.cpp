@@ -23,11 +23,16 @@ moe::Status Norm::build(StepDevice& device, BuildContext& ctx, const TensorMap& 
   return {};
 }
 
+moe_norm_args Norm::args(const moe_tensor& x, const moe_tensor& out) const {
+  moe_norm_args call = args_;
+  call.x = x;
+  call.out = out;
+  return call;
+}
+
 moe::Status Norm::run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const {
-  moe_norm_args args = args_;
-  args.x = x;
-  args.out = out;
-  return device.launch(op_, args);
+  moe_norm_args call = args(x, out);
+  return device.launch(op_, call);
 }
 
 moe::Status Linear::build(StepDevice& device, BuildContext& ctx, const MatrixSet& set, const std::vector<float>& bias,
@@ -49,11 +54,32 @@ moe::Status Linear::build(StepDevice& device, BuildContext& ctx, const MatrixSet
   return {};
 }
 
+moe_matmul_args Linear::args(const moe_tensor& x, const moe_tensor& out) const {
+  moe_matmul_args call = args_;
+  call.x = x;
+  call.out = out;
+  return call;
+}
+
 moe::Status Linear::run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const {
-  moe_matmul_args args = args_;
-  args.x = x;
-  args.out = out;
-  return device.launch(op_, args);
+  moe_matmul_args call = args(x, out);
+  return device.launch(op_, call);
+}
+
+moe::Status NormedProduct::find(StepDevice& device, const Norm& norm, const moe::Op& product,
+                                const moe_matmul_args& largest, bool norm_is_read) {
+  moe_norm_args first = norm.largest();
+  moe_matmul_args second = largest;
+  const Fused::Part parts[] = {{MOE_OP_NORM, &norm.op(), &first.header}, {MOE_OP_MATMUL, &product, &second.header}};
+  return fused_.find(device, parts, norm_is_read ? 0 : 1);
+}
+
+moe::Status NormedProduct::run(StepDevice& device, const Norm& norm, const moe::Op& product, moe_matmul_args args,
+                               const moe_tensor& x, const moe_tensor& normed) const {
+  moe_norm_args first = norm.args(x, normed);
+  args.x = normed;
+  const Fused::Part parts[] = {{MOE_OP_NORM, &norm.op(), &first.header}, {MOE_OP_MATMUL, &product, &args.header}};
+  return fused_.run(device, parts);
 }
 
 moe::Status Branch::build(StepDevice& device, BuildContext& ctx, const std::string& before, const std::string& after) {
@@ -70,10 +96,19 @@ moe::Status Branch::build(StepDevice& device, BuildContext& ctx, const std::stri
   return {};
 }
 
-moe::Result<moe_tensor> Branch::enter(StepDevice& device) const {
-  if (!before_.present()) return device.x();
-  MOE_TRY(before_.run(device, device.x(), device.h()));
-  return device.h();
+moe::Status Branch::find_product(StepDevice& device, const moe::Op& product, const moe_matmul_args& largest,
+                                 bool input_is_read) {
+  return before_.present() ? first_.find(device, before_, product, largest, input_is_read) : moe::Status();
+}
+
+moe::Status Branch::enter(StepDevice& device) const {
+  return before_.present() ? before_.run(device, device.x(), device.h()) : moe::Status();
+}
+
+moe::Status Branch::enter_product(StepDevice& device, const moe::Op& product, moe_matmul_args args) const {
+  if (before_.present()) return first_.run(device, before_, product, args, device.x(), device.h());
+  args.x = device.x();
+  return device.launch(product, args);
 }
 
 moe::Result<moe_tensor> Branch::target(StepDevice& device) const {

@@ -31,6 +31,9 @@ class Norm {
   // `map`/`role`: its weight; `shape` as the operation sees x.
   moe::Status build(StepDevice& device, BuildContext& ctx, const TensorMap& map, const std::string& role, int64_t dim,
                     const moe_tensor& x_shape, const NormKind& kind = {});
+  [[nodiscard]] moe_norm_args args(const moe_tensor& x, const moe_tensor& out) const;
+  [[nodiscard]] const moe_norm_args& largest() const { return args_; }
+  [[nodiscard]] const moe::Op& op() const { return op_; }
   moe::Status run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const;
   [[nodiscard]] bool present() const { return static_cast<bool>(op_); }
 
@@ -47,6 +50,9 @@ class Linear {
   moe::Status build(StepDevice& device, BuildContext& ctx, const MatrixSet& set, const std::vector<float>& bias,
                     const moe_tensor& x_shape, const moe_tensor& out_shape, moe_activation_type activation,
                     const char* encoding, bool accumulate = false, float scale = 1.0F);
+  [[nodiscard]] moe_matmul_args args(const moe_tensor& x, const moe_tensor& out) const;
+  [[nodiscard]] const moe_matmul_args& largest() const { return args_; }
+  [[nodiscard]] const moe::Op& op() const { return op_; }
   moe::Status run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const;
   [[nodiscard]] uint64_t weight_bytes() const { return weight_.bytes(); }
 
@@ -57,6 +63,20 @@ class Linear {
   moe::Op op_;
 };
 
+// A product of normalised rows, as one operation where the backend has a faster way.
+class NormedProduct {
+ public:
+  // `norm_is_read`: what the norm writes has other readers too. Both operations must have been found.
+  moe::Status find(StepDevice& device, const Norm& norm, const moe::Op& product, const moe_matmul_args& largest,
+                   bool norm_is_read);
+  // normed = norm(x), args.out = product(normed).
+  moe::Status run(StepDevice& device, const Norm& norm, const moe::Op& product, moe_matmul_args args,
+                  const moe_tensor& x, const moe_tensor& normed) const;
+
+ private:
+  Fused fused_;
+};
+
 // x += residual_scale * after(f(before(x))), the frame of each part of a layer; either norm may be missing. Where there
 // is no norm after f, f adds to x itself, scaled.
 class Branch {
@@ -64,8 +84,16 @@ class Branch {
   // Roles of the norms' weights, "" for none.
   moe::Status build(StepDevice& device, BuildContext& ctx, const std::string& before, const std::string& after);
 
-  // What f reads: the device's h, or x where there is no norm before it.
-  moe::Result<moe_tensor> enter(StepDevice& device) const;
+  // After build(), if f begins with a product: enter_product() will be called with it. `input_is_read`: f reads its
+  // input elsewhere too.
+  moe::Status find_product(StepDevice& device, const moe::Op& product, const moe_matmul_args& largest,
+                           bool input_is_read);
+
+  // What f reads: the device's h, or x where there is no norm before it. Holds after enter or enter_product.
+  [[nodiscard]] moe_tensor input(StepDevice& device) const { return before_.present() ? device.h() : device.x(); }
+  moe::Status enter(StepDevice& device) const;
+  // The same, and f's first product of it into args.out.
+  moe::Status enter_product(StepDevice& device, const moe::Op& product, moe_matmul_args args) const;
   // Where f adds scale() * f(...): the residual stream, or memory of the branch's own that is zero.
   moe::Result<moe_tensor> target(StepDevice& device) const;
   moe::Status leave(StepDevice& device) const;
@@ -73,6 +101,7 @@ class Branch {
 
  private:
   Norm before_, after_;
+  NormedProduct first_;
   moe::Op add_op_;
   moe_add_args add_args_{};
   size_t slot_ = 0;

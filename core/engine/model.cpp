@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "core/engine/memory_plan.hpp"
+#include "core/engine/recording.hpp"
 #include "core/model/architecture/architecture.hpp"
 #include "core/model/files/model_files.hpp"
 
@@ -31,6 +33,10 @@ int32_t cache_dtype_of(const EngineSettings& engine, const Precision& precision)
   return precision.activation == MOE_F32 ? MOE_F32 : MOE_BF16;
 }
 
+// Few people want the longest context of a model at all times, and its cache may be larger than the model; this is what a request may hold
+// unless the configuration says more.
+constexpr int64_t kDefaultContext = 8192;
+
 struct Layer {
   StepDevice* attention_device = nullptr;
   StepDevice* expert_device = nullptr;
@@ -46,7 +52,8 @@ class LoadedModel final : public Model {
   moe::Result<ModelOutline> outline(const Settings& settings, ModelSpec spec, const Checkpoint* checkpoint, std::shared_ptr<PluginRegistry> registry,
                                     Host& host);
   moe::Result<float*> forward(const Batch& batch) override;
-  moe::Result<PlanView> plan(int64_t moe_layer) override;
+  PlanView plan(int64_t moe_layer) override;
+  moe::Result<std::span<const float>> plan_weights(int64_t moe_layer) override;
   std::vector<Device*> devices() override {
     std::vector<Device*> out;
     for (auto& d : step_devices_) out.push_back(&d->device());
@@ -55,11 +62,18 @@ class LoadedModel final : public Model {
 
  private:
   moe::Result<StepDevice*> device_named(const std::string& name, const Settings& settings, Host& host);
+  moe::Result<int64_t> cache_tokens(const Settings& settings) const;
   moe::Status size_cache(const Settings& settings);
   moe::Status build_layers(const Settings& settings, Host& host, BuildContext& ctx);
   moe::Status build_head(BuildContext& ctx);
   moe::Status build_all(const Settings& settings, Host& host, WeightLoader& loader);
   moe::Status count_bytes(const Checkpoint& checkpoint);
+  moe::Status run_layers(StepRecorder& recorder);
+  moe::Status run_head();
+  moe::Status run(StepRecorder& recorder);
+  moe::Result<float*> fetch_results();
+  [[nodiscard]] bool can_record() const;
+  void note_cuts();
   moe::Status copy_between(StepDevice& from_device, const moe_tensor& from, StepDevice& to_device, const moe_tensor& to);
   moe::Status move_to(StepDevice*& current, StepDevice* next);
 
@@ -74,6 +88,7 @@ class LoadedModel final : public Model {
   moe_embed_args embed_args_{};
   moe::Op embed_op_, gather_op_;
   Norm output_norm_;
+  NormedProduct normed_head_;
   PreparedWeight head_weight_;
   moe_matmul_args head_args_{};
   moe::Op head_op_;
@@ -82,11 +97,11 @@ class LoadedModel final : public Model {
   std::vector<Layer> layers_parts_;
   std::vector<FeedForwardPart*> moe_parts_;
   std::vector<StepDevice*> moe_devices_;
-  std::vector<float> host_logits_;
+  Recordings recordings_;
+  Buffer host_logits_;
   std::vector<float> staging_;
   std::vector<int32_t> plan_ids_;
   std::vector<float> plan_weights_;
-  std::vector<int32_t> plan_count_;
 };
 
 moe::Result<StepDevice*> LoadedModel::device_named(const std::string& wanted, const Settings& settings, Host& host) {
@@ -123,11 +138,20 @@ moe::Result<StepDevice*> LoadedModel::device_named(const std::string& wanted, co
   return step_devices_.back().get();
 }
 
+// Tokens that the cache is to hold. On a device that says how much memory it has, whether the model fits is found out here; the default
+// there is the whole context for every sequence, or what is left.
+moe::Result<int64_t> LoadedModel::cache_tokens(const Settings& settings) const {
+  const EngineSettings& e = settings.engine;
+  const uint64_t free_bytes = main_->device().description().free_bytes;
+  if (free_bytes == 0) return e.cache_tokens > 0 ? e.cache_tokens : std::max(context_, std::min(context_ * e.batch_size, kDefaultContext));
+  const MemoryNeeds needs = memory_needs(*checkpoint_, spec_, precision_, cache_element_bytes(cache_dtype_of(e, precision_)), limits_.max_tokens,
+                                         limits_.max_sequences);
+  const int64_t wanted = e.cache_tokens > 0 ? e.cache_tokens : context_ * e.batch_size;
+  return cache_tokens_that_fit(needs, free_bytes, wanted, e.cache_tokens > 0 ? e.cache_tokens : context_, main_->device().name());
+}
+
 moe::Status LoadedModel::size_cache(const Settings& settings) {
   const EngineSettings& e = settings.engine;
-  // Few people want the longest context of a model at all times, and its cache may be larger than the model; this is what a request
-  // may hold unless the configuration says more.
-  constexpr int64_t kDefaultContext = 8192;
   if (settings.model.context > spec_.context) {
     return moe::invalid(fmt::format("model.context: expected at most {} (the model's own), got {}", spec_.context, settings.model.context));
   }
@@ -141,7 +165,7 @@ moe::Status LoadedModel::size_cache(const Settings& settings) {
   limits_.max_sequences = e.batch_size;
   limits_.max_tokens = std::max(e.batch_tokens, e.batch_size);
   limits_.max_pages = (context_ + e.page_tokens - 1) / e.page_tokens;
-  const int64_t wanted = e.cache_tokens > 0 ? e.cache_tokens : std::max(context_, std::min(context_ * e.batch_size, kDefaultContext));
+  MOE_ASSIGN(const int64_t wanted, cache_tokens(settings));
   limits_.n_pages = std::max<int64_t>(1, (wanted + e.page_tokens - 1) / e.page_tokens);
   if (limits_.n_pages < limits_.max_pages) {
     context_ = limits_.n_pages * e.page_tokens;
@@ -243,6 +267,7 @@ moe::Status LoadedModel::build_head(BuildContext& ctx) {
   head_args_.x = shape_f32({rows, d});
   head_args_.out = shape_f32({rows, spec_.n_vocab});
   MOE_ASSIGN(head_op_, find_op(*main_, MOE_OP_MATMUL, head_args_));
+  MOE_TRY(normed_head_.find(*main_, output_norm_, head_op_, head_args_, false));
   gathered_slot_ = main_->scratch().request("gathered", static_cast<uint64_t>(rows * d) * 4);
   logits_slot_ = main_->scratch().request("logits", static_cast<uint64_t>(rows * spec_.n_vocab) * 4);
   return {};
@@ -278,13 +303,17 @@ moe::Status LoadedModel::build(const Settings& settings, ModelFiles& files, std:
   MOE_ASSIGN(precision_, precision_of(settings.model.precision));
   MOE_ASSIGN(spec_, read_model_spec(settings, files));
   MOE_ASSIGN(checkpoint_, files.checkpoint());
-  MOE_TRY(size_cache(settings));
   MOE_ASSIGN(main_, device_named(settings.backends.front().plugin, settings, host));
+  MOE_TRY(size_cache(settings));
   WeightLoader loader(*checkpoint_, spec_, progress);
   MOE_TRY(build_all(settings, host, loader));
   for (auto& d : step_devices_) {
     MOE_TRY(d->allocate(limits_, spec_.d_model));
   }
+  if (!main_->device().host_visible()) {
+    MOE_ASSIGN(host_logits_, main_->device().alloc_host(static_cast<uint64_t>(max_logit_rows_ * spec_.n_vocab) * 4));
+  }
+  note_cuts();
   MOE_TRY(count_bytes(*checkpoint_));
   const auto [unused, ignored] = loader.leftovers();
   for (const auto& [prefix, n] : ignored) notes_.push_back(fmt::format("{} tensors under {} are skipped: the architecture does not use them", n, prefix));
@@ -329,7 +358,11 @@ moe::Result<ModelOutline> LoadedModel::outline(const Settings& settings, ModelSp
 // A [n, dim] tensor from one device's memory to another's.
 moe::Status LoadedModel::copy_between(StepDevice& from_device, const moe_tensor& from, StepDevice& to_device, const moe_tensor& to) {
   const auto n_bytes = static_cast<uint64_t>(from.shape[0] * from.shape[1]) * 4;
-  if (from_device.device().host_visible()) return to_device.device().upload(to.data, from.data, n_bytes);
+  if (&from_device == &to_device) return to_device.device().copy_inside(to.data, from.data, n_bytes);
+  if (from_device.device().host_visible()) {
+    MOE_TRY(to_device.device().upload(to.data, from.data, n_bytes));
+    return to_device.device().host_visible() ? moe::Status() : to_device.device().sync();
+  }
   if (to_device.device().host_visible()) return from_device.device().download(to.data, from.data, n_bytes);
   staging_.resize(n_bytes / 4);
   MOE_TRY(from_device.device().download(staging_.data(), from.data, n_bytes));
@@ -345,31 +378,38 @@ moe::Status LoadedModel::move_to(StepDevice*& current, StepDevice* next) {
   return {};
 }
 
-moe::Result<float*> LoadedModel::forward(const Batch& batch) {
-  for (auto& d : step_devices_) MOE_TRY(d->upload(batch));
-  moe_embed_args embed = embed_args_;
-  embed.ids = main_->ids();
-  embed.out = main_->x();
-  MOE_TRY(main_->launch(embed_op_, embed));
+moe::Status LoadedModel::run_layers(StepRecorder& recorder) {
   StepDevice* current = main_;
   for (auto& layer : layers_parts_) {
     MOE_TRY(move_to(current, layer.attention_device));
+    StepDevice& experts = *layer.expert_device;
+    FeedForwardPart& ffn = *layer.ffn;
     moe_tensor input = moe::absent();
-    if (layer.ffn->wants_before_attention()) {
-      input = layer.expert_device->scratch_f32(layer.input_slot, {batch.n_tokens(), spec_.d_model});
-      MOE_TRY(copy_between(*current, current->x(), *layer.expert_device, input));
+    if (ffn.wants_before_attention()) {
+      input = experts.scratch_f32(layer.input_slot, {main_->n_tokens(), spec_.d_model});
+      MOE_TRY(copy_between(*current, current->x(), experts, input));
     }
     MOE_TRY(layer.attention->forward(*layer.attention_device));
-    MOE_TRY(move_to(current, layer.expert_device));
-    MOE_TRY(layer.ffn->forward(*layer.expert_device, input));
+    MOE_TRY(move_to(current, &experts));
+    MOE_TRY(ffn.prepare_route(experts));
+    const auto route = [&ffn, &experts, input] {
+      const moe_tensor here = moe::present(input) ? moe::with_rows(input, experts.n_tokens()) : input;
+      return ffn.route(experts, here);
+    };
+    MOE_TRY(ffn.route_is_graph_safe() ? route() : recorder.cut(route));
+    const auto run_experts = [&ffn, &experts] { return ffn.run_experts(experts); };
+    MOE_TRY(ffn.experts_are_graph_safe() ? run_experts() : recorder.cut(run_experts));
     last_progress_ = std::chrono::steady_clock::now();
   }
-  MOE_TRY(move_to(current, main_));
-  const auto rows = static_cast<int64_t>(batch.logit_rows.size());
-  if (rows == 0) return host_logits_.data();
+  return move_to(current, main_);
+}
+
+moe::Status LoadedModel::run_head() {
+  const int64_t rows = main_->n_logit_rows();
+  if (rows == 0) return {};
   moe_tensor wanted = main_->x();
   const moe_tensor gathered = main_->scratch_f32(gathered_slot_, {rows, spec_.d_model});
-  if (rows != batch.n_tokens()) {
+  if (rows != main_->n_tokens()) {
     auto gather = moe::op_args<moe_gather_args>();
     gather.x = main_->x();
     gather.rows = main_->logit_rows();
@@ -377,45 +417,90 @@ moe::Result<float*> LoadedModel::forward(const Batch& batch) {
     MOE_TRY(main_->launch(gather_op_, gather));
     wanted = gathered;
   }
-  MOE_TRY(output_norm_.run(*main_, wanted, gathered));
   moe_matmul_args head = head_args_;
-  head.x = gathered;
   head.out = main_->scratch_f32(logits_slot_, {rows, spec_.n_vocab});
-  MOE_TRY(main_->launch(head_op_, head));
-  if (main_->device().host_visible()) return static_cast<float*>(head.out.data);
-  host_logits_.resize(static_cast<size_t>(rows * spec_.n_vocab));
-  MOE_TRY(main_->device().download(host_logits_.data(), head.out.data, host_logits_.size() * 4));
-  return host_logits_.data();
+  return normed_head_.run(*main_, output_norm_, head_op_, head, wanted, gathered);
 }
 
-moe::Result<Model::PlanView> LoadedModel::plan(int64_t moe_layer) {
+// Everything between a step's inputs and its logits.
+moe::Status LoadedModel::run(StepRecorder& recorder) {
+  moe_embed_args embed = embed_args_;
+  embed.ids = main_->ids();
+  embed.out = main_->x();
+  MOE_TRY(main_->launch(embed_op_, embed));
+  MOE_TRY(run_layers(recorder));
+  return run_head();
+}
+
+// The logits and the decisions on the host: the only wait of a step.
+moe::Result<float*> LoadedModel::fetch_results() {
+  const auto n_bytes = static_cast<uint64_t>(main_->n_logit_rows() * spec_.n_vocab) * 4;
+  const moe_tensor logits = main_->scratch_f32(logits_slot_, {main_->n_logit_rows(), spec_.n_vocab});
+  for (auto& d : step_devices_) MOE_TRY(d->start_download_decisions());
+  const bool visible = main_->device().host_visible();
+  if (!visible) MOE_TRY(main_->device().start_download(host_logits_.data(), logits.data, n_bytes));
+  for (auto& d : step_devices_) {
+    if (!d->device().host_visible()) MOE_TRY(d->device().sync());
+  }
+  return static_cast<float*>(visible ? logits.data : host_logits_.data());
+}
+
+// Steps in which every sequence decodes are recorded, one device's alone: there launches are what costs.
+bool LoadedModel::can_record() const {
+  constexpr int64_t kMostTokens = 256;
+  return step_devices_.size() == 1 && main_->device().can_record() && main_->n_tokens() == main_->n_sequences() &&
+         main_->n_tokens() == main_->n_logit_rows() && main_->n_tokens() <= kMostTokens;
+}
+
+moe::Result<float*> LoadedModel::forward(const Batch& batch) {
+  for (auto& d : step_devices_) MOE_TRY(d->upload(batch));
+  if (can_record()) {
+    MOE_TRY(recordings_.run(main_->device(), {main_->n_tokens(), main_->used_pages()}, [&](StepRecorder& recorder) { return run(recorder); }));
+  } else {
+    StepRecorder nothing;
+    MOE_TRY(run(nothing));
+  }
+  return fetch_results();
+}
+
+Model::PlanView LoadedModel::plan(int64_t moe_layer) {
   const FeedForwardPart& part = *moe_parts_[static_cast<size_t>(moe_layer)];
-  Device& device = moe_devices_[static_cast<size_t>(moe_layer)]->device();
-  const moe_plan& p = part.plan();
-  const auto n = static_cast<size_t>(p.ids.shape[0]);
+  const auto n = static_cast<size_t>(moe_devices_[static_cast<size_t>(moe_layer)]->n_tokens());
   const auto k = static_cast<size_t>(part.k_max());
   PlanView view;
   view.k = part.k_max();
   view.n_experts = part.n_ids();
-  if (device.host_visible() && !moe::present(p.count)) {
-    view.ids = {static_cast<const int32_t*>(p.ids.data), n * k};
-    view.weights = {static_cast<const float*>(p.weights.data), n * k};
-    return view;
-  }
-  plan_ids_.resize(n * k);
-  plan_weights_.resize(n * k);
-  MOE_TRY(device.download(plan_ids_.data(), p.ids.data, n * k * 4));
-  MOE_TRY(device.download(plan_weights_.data(), p.weights.data, n * k * 4));
-  if (moe::present(p.count)) {
-    plan_count_.resize(n);
-    MOE_TRY(device.download(plan_count_.data(), p.count.data, n * 4));
-    for (size_t i = 0; i < n; ++i) {
-      for (auto j = static_cast<size_t>(std::max(0, plan_count_[i])); j < k; ++j) plan_ids_[i * k + j] = -1;
-    }
+  view.ids = {part.host_ids(), n * k};
+  const int32_t* count = part.host_count();
+  if (count == nullptr) return view;
+  plan_ids_.assign(view.ids.begin(), view.ids.end());
+  for (size_t i = 0; i < n; ++i) {
+    for (auto j = static_cast<size_t>(std::max(0, count[i])); j < k; ++j) plan_ids_[i * k + j] = -1;
   }
   view.ids = plan_ids_;
-  view.weights = plan_weights_;
   return view;
+}
+
+moe::Result<std::span<const float>> LoadedModel::plan_weights(int64_t moe_layer) {
+  const FeedForwardPart& part = *moe_parts_[static_cast<size_t>(moe_layer)];
+  StepDevice& device = *moe_devices_[static_cast<size_t>(moe_layer)];
+  plan_weights_.resize(static_cast<size_t>(device.n_tokens() * part.k_max()));
+  MOE_TRY(device.device().download(plan_weights_.data(), part.plan().weights.data, plan_weights_.size() * 4));
+  return std::span<const float>(plan_weights_);
+}
+
+// What keeps a step from being one recording, for the operator.
+void LoadedModel::note_cuts() {
+  for (size_t l = 0; l < layers_parts_.size(); ++l) {
+    const FeedForwardPart& ffn = *layers_parts_[l].ffn;
+    if (!main_->device().can_record() || step_devices_.size() > 1) return;
+    if (!ffn.route_is_graph_safe()) {
+      notes_.push_back(fmt::format("layer {}: router \"{}\" cannot be recorded: every step stops there for the host", l, ffn.router_name()));
+    }
+    if (!ffn.experts_are_graph_safe()) {
+      notes_.push_back(fmt::format("layer {}: expert \"{}\" cannot be recorded", l, ffn.expert_name()));
+    }
+  }
 }
 
 }  // namespace

@@ -43,15 +43,16 @@ class Model {
   // The logits [batch.logit_rows, n_vocab] f32 in host memory, valid until the next call.
   virtual moe::Result<float*> forward(const Batch& batch) = 0;
 
-  // The last step's decisions of MoE layer i (counted among MoE layers), in host memory: ids [n, k] and weights [n, k]; ids from count on are
-  // -1. Valid until the next call of either.
+  // The last step's decisions of MoE layer i (counted among MoE layers), in host memory: ids [n, k]; ids from count on are -1. Valid until the
+  // next call of any of these.
   struct PlanView {
     std::span<const int32_t> ids;
-    std::span<const float> weights;
     int64_t k = 0;
     int64_t n_experts = 0;
   };
-  virtual moe::Result<PlanView> plan(int64_t moe_layer) = 0;
+  virtual PlanView plan(int64_t moe_layer) = 0;
+  // Their weights [n, k]. Waits for the device.
+  virtual moe::Result<std::span<const float>> plan_weights(int64_t moe_layer) = 0;
 
   [[nodiscard]] const ModelSpec& spec() const { return spec_; }
   [[nodiscard]] const StepLimits& limits() const { return limits_; }

@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/engine/device.hpp"
@@ -64,6 +67,12 @@ class Scratch {
   std::vector<Slot> slots_;
 };
 
+// Where a step's inputs lie in one block of memory, so that one copy brings them to a device. In bytes.
+struct InputLayout {
+  uint64_t cache_rows = 0, ids = 0, positions = 0, sequences = 0, logit_rows = 0, page_table = 0, end = 0;
+  InputLayout(int64_t n_tokens, int64_t n_logit_rows, int64_t n_page_entries);
+};
+
 // A device as the forward pass uses it: scratch, and a copy of the step's inputs.
 class StepDevice {
  public:
@@ -75,21 +84,44 @@ class StepDevice {
 
   // Before allocate(): room for workspaces, which the operations of a device share, since they run one after the other.
   void request_workspace(uint64_t n_bytes) { workspace_bytes_ = std::max(workspace_bytes_, n_bytes); }
+  // Before allocate(): int32 columns, a row a token, in the block of the step's decisions, which reaches the host with the logits. Returns the
+  // first column.
+  int64_t request_decisions(int64_t columns) { return std::exchange(decision_columns_, decision_columns_ + columns); }
   moe::Status allocate(const StepLimits& limits, int64_t d_model);
   // At the beginning of each step.
   moe::Status upload(const Batch& batch);
+  // At its end: the decisions will be on the host after the next sync.
+  moe::Status start_download_decisions();
 
-  // The step's inputs on this device.
-  [[nodiscard]] moe_tensor ids() const { return view(ids_, MOE_I32, n_tokens_); }
-  [[nodiscard]] moe_tensor positions() const { return view(positions_, MOE_I32, n_tokens_); }
-  [[nodiscard]] moe_tensor sequences() const { return view(sequences_, MOE_I32, n_tokens_); }
-  [[nodiscard]] moe_tensor cache_rows() const { return view(cache_rows_, MOE_I64, n_tokens_); }
-  [[nodiscard]] moe_tensor logit_rows() const { return view(logit_rows_, MOE_I32, n_logit_rows_); }
+  // The step's inputs on this device, and on the host.
+  [[nodiscard]] moe_tensor ids() const { return view(layout_.ids, MOE_I32, n_tokens_); }
+  [[nodiscard]] moe_tensor positions() const { return view(layout_.positions, MOE_I32, n_tokens_); }
+  [[nodiscard]] moe_tensor sequences() const { return view(layout_.sequences, MOE_I32, n_tokens_); }
+  [[nodiscard]] moe_tensor cache_rows() const { return view(layout_.cache_rows, MOE_I64, n_tokens_); }
+  [[nodiscard]] moe_tensor logit_rows() const { return view(layout_.logit_rows, MOE_I32, n_logit_rows_); }
+  // As many columns of pages as the longest sequence of the step needs, rounded up to a power of two.
   [[nodiscard]] moe_pages pages() const;
+  [[nodiscard]] moe_tensor host_ids() const { return host_view(layout_.ids, n_tokens_); }
+  [[nodiscard]] moe_tensor host_positions() const { return host_view(layout_.positions, n_tokens_); }
+  [[nodiscard]] moe_tensor host_sequences() const { return host_view(layout_.sequences, n_tokens_); }
+  [[nodiscard]] moe_pages host_pages() const;
+
+  // The step's decisions [n, columns], from the column that request_decisions gave.
+  [[nodiscard]] moe_tensor decisions(int64_t first, int64_t columns) const {
+    return moe::tensor(static_cast<int32_t*>(decisions_.data()) + first * n_tokens_, MOE_I32, {n_tokens_, columns}, device_->where());
+  }
+  [[nodiscard]] const int32_t* host_decisions(int64_t first) const {
+    const Buffer& b = device_->host_visible() ? decisions_ : host_decisions_;
+    return static_cast<const int32_t*>(b.data()) + first * n_tokens_;
+  }
+
   // The residual stream [n, d_model] and its normalised copy.
   [[nodiscard]] moe_tensor x() const { return moe::tensor(x_.data(), MOE_F32, {n_tokens_, d_model_}, device_->where()); }
   [[nodiscard]] moe_tensor h() const { return moe::tensor(h_.data(), MOE_F32, {n_tokens_, d_model_}, device_->where()); }
   [[nodiscard]] int64_t n_tokens() const { return n_tokens_; }
+  [[nodiscard]] int64_t n_logit_rows() const { return n_logit_rows_; }
+  [[nodiscard]] int64_t n_sequences() const { return n_sequences_; }
+  [[nodiscard]] int64_t used_pages() const { return used_pages_; }
   // A scratch slot as f32 [shape].
   [[nodiscard]] moe_tensor scratch_f32(size_t slot, std::initializer_list<int64_t> shape) const {
     return moe::tensor(scratch_.at(slot), MOE_F32, shape, device_->where());
@@ -104,18 +136,28 @@ class StepDevice {
   }
 
  private:
-  [[nodiscard]] moe_tensor view(const Buffer& b, int32_t dtype, int64_t n) const { return moe::tensor(b.data(), dtype, {n}, device_->where()); }
+  [[nodiscard]] moe_tensor view(uint64_t offset, int32_t dtype, int64_t n) const {
+    return moe::tensor(static_cast<char*>(inputs_.data()) + offset, dtype, {n}, device_->where());
+  }
+  // Where the host writes and reads the inputs.
+  [[nodiscard]] char* host_inputs() const {
+    return static_cast<char*>(device_->host_visible() ? inputs_.data() : host_inputs_.data());
+  }
+  [[nodiscard]] moe_tensor host_view(uint64_t offset, int64_t n) const { return moe::tensor(host_inputs() + offset, MOE_I32, {n}); }
 
   Device* device_;
   Scratch scratch_;
   StepLimits limits_;
+  InputLayout layout_{0, 0, 0};
   int64_t d_model_ = 0;
   int64_t n_tokens_ = 0;
   int64_t n_logit_rows_ = 0;
   int64_t n_sequences_ = 0;
   int64_t max_pages_ = 0;
+  int64_t used_pages_ = 0;
+  int64_t decision_columns_ = 0;
   uint64_t workspace_bytes_ = 64;
-  Buffer ids_, positions_, sequences_, cache_rows_, logit_rows_, page_table_, x_, h_, workspace_;
+  Buffer inputs_, host_inputs_, decisions_, host_decisions_, x_, h_, workspace_;
 };
 
 // Shapes for find_op: a view without data.
@@ -134,5 +176,22 @@ moe::Result<moe::Op> find_op(StepDevice& device, const char* id, const Args& lar
   device.request_workspace(op.workspace_bytes());
   return op;
 }
+
+// Operations in order that a backend may run as one; one by one where it has no faster way.
+class Fused {
+ public:
+  // An operation as it was found, its id, and its arguments: the largest in find(), a step's in run().
+  struct Part {
+    const char* id;
+    const moe::Op* op;
+    moe_op_args* args;
+  };
+  // `temporary`, bit i: nobody reads what part i wrote when all are done.
+  moe::Status find(StepDevice& device, std::span<const Part> parts, uint32_t temporary);
+  moe::Status run(StepDevice& device, std::span<const Part> parts) const;
+
+ private:
+  std::optional<moe_op_info> info_;
+};
 
 }  // namespace patchbay

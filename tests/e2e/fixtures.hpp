@@ -27,6 +27,17 @@ inline nlohmann::json json_file(const std::filesystem::path& path) {
   return {};
 }
 
+// Why a backend cannot run on this machine, or has not been built; empty if it can. Only "cuda" may be like that.
+inline std::string why_unusable(const std::string& backend) {
+  if (backend != "cuda") return "";
+  static const std::string reason = []() -> std::string {
+    const auto result = run_program({"run", "--quiet", "--backend", "cuda", "--model", fixture_dir("olmoe").string(), "--max-tokens", "1", "--prompt-ids=[1]"});
+    const bool absent = result.err.find("no CUDA device") != std::string::npos || result.err.find("\"cuda\"") != std::string::npos;
+    return result.exit_code != 0 && absent ? result.err : "";
+  }();
+  return reason;
+}
+
 // An f32 .npy file of version 1 as one flat vector; empty (and a failure) if it is anything else.
 inline std::vector<float> read_npy(const std::filesystem::path& path) {
   const std::string bytes = read_text(path);

@@ -13,6 +13,9 @@ using nlohmann::json;
 
 class Golden : public ::testing::TestWithParam<std::tuple<const char*, const char*>> {
  protected:
+  void SetUp() override {
+    if (const std::string reason = why_unusable(backend_); !reason.empty()) GTEST_SKIP() << reason;
+  }
   const std::string fixture_ = std::get<0>(GetParam());
   const std::string backend_ = std::get<1>(GetParam());
   const fs::path dir_ = fixture_dir(fixture_);
@@ -39,7 +42,7 @@ TEST_P(Golden, greedy_text_is_that_of_the_reference_implementation) {
 INSTANTIATE_TEST_SUITE_P(Architectures, Golden,
                          ::testing::Combine(::testing::Values("deepseek_v2", "deepseek_v2_grouped", "deepseek_v3",
                                                               "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"),
-                                            ::testing::Values("reference", "cpu")),
+                                            ::testing::Values("reference", "cpu", "cuda")),
                          [](const auto& test) {
                            return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param);
                          });

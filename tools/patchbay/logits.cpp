@@ -38,12 +38,13 @@ class RouteLog {
   moe::Status add(Model& model) {
     if (layers_.empty()) layers_.resize(static_cast<size_t>(model.n_moe_layers()));
     for (int64_t l = 0; l < model.n_moe_layers(); ++l) {
-      MOE_ASSIGN(const Model::PlanView view, model.plan(l));
+      const Model::PlanView view = model.plan(l);
+      MOE_ASSIGN(const auto plan_weights, model.plan_weights(l));
       for (size_t at = 0; at < view.ids.size(); at += static_cast<size_t>(view.k)) {
         nlohmann::json ids, weights;
         for (size_t j = at; j < at + static_cast<size_t>(view.k); ++j) {
           ids.push_back(view.ids[j]);
-          weights.push_back(view.weights[j]);
+          weights.push_back(plan_weights[j]);
         }
         layers_[static_cast<size_t>(l)]["ids"].push_back(ids);
         layers_[static_cast<size_t>(l)]["weights"].push_back(weights);

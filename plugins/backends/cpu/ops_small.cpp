@@ -139,6 +139,7 @@ constexpr OpRow kOps[] = {
     op_row<moe_clamp_args, loop<moe_clamp_args, loops::clamp>>(MOE_OP_CLAMP),
     op_row<moe_combine_args, combine>(MOE_OP_COMBINE),
     op_row<moe_gather_args, loop<moe_gather_args, loops::gather>>(MOE_OP_GATHER),
+    op_row<moe_identity_args, loop<moe_identity_args, loops::identity>>(MOE_OP_IDENTITY),
     op_row<moe_route_op_args, loop<moe_route_op_args, loops::route>, route_workspace>(MOE_OP_ROUTE),
 };
 

@@ -84,15 +84,12 @@ class SwiGlu : public moe::Expert {
 
   moe::Result<uint64_t> prepare(const moe_compute& compute, std::span<const moe_bound_weight> weights,
                                 int64_t max_tokens) override {
-    if (identity_ && (compute.flags & MOE_BACKEND_HOST_VISIBLE) == 0) {
-      return moe::unimplemented(
-          "zero_expert: expected \"zero\" on a backend whose memory the host cannot read, got \"identity\"");
-    }
     MOE_ASSIGN(const uint64_t routed, find_ffn(routed_, compute, weights, max_tokens));
     MOE_ASSIGN(const uint64_t shared, find_ffn(shared_, compute, weights, max_tokens));
     MOE_ASSIGN(const uint64_t gate, find_shared_gate(compute, weights, max_tokens));
+    MOE_ASSIGN(const uint64_t identity, find_identity(compute, max_tokens));
     // The operations run one after the other on one stream and share the workspace behind the gate's values.
-    return gate_bytes_ + std::max({routed, shared, gate});
+    return gate_bytes_ + std::max({routed, shared, gate, identity});
   }
 
   Status forward(const moe_expert_args& args) override {
@@ -116,8 +113,7 @@ class SwiGlu : public moe::Expert {
       }
       MOE_TRY(launch_ffn(shared_, call, args, ops_workspace, ops_bytes));
     }
-    if (identity_) add_identity(args);
-    return {};
+    return identity_ ? add_identity(args, ops_workspace, ops_bytes) : Status();
   }
 
  private:
@@ -222,25 +218,28 @@ class SwiGlu : public moe::Expert {
     return ffn.op.launch(call, workspace, n_bytes);
   }
 
-  // out += scale * (the weights of ids without an expert) * x, row by row on the host's threads.
-  void add_identity(const moe_expert_args& args) const {
-    struct Call {
-      const moe_expert_args& args;
-      const moe::ExpertConfig& config;
-    } call{args, config_};
-    const auto add_row = [](void* context, int64_t i, int32_t) {
-      const auto& [a, config] = *static_cast<const Call*>(context);
-      const int64_t k = moe::present(a.plan.count) ? *moe::row<const int32_t>(a.plan.count, i) : a.plan.ids.shape[1];
-      const int32_t* ids = moe::row<const int32_t>(a.plan.ids, i);
-      const float* w = moe::row<const float>(a.plan.weights, i);
-      float sum = 0.0F;
-      for (int64_t j = 0; j < k; ++j) sum += ids[j] >= config.n_experts ? w[j] : 0.0F;
-      if (sum == 0.0F) return;
-      const float* x = moe::row<const float>(a.x, i);
-      float* out = moe::row<float>(a.out, i);
-      for (int64_t c = 0; c < config.d_model; ++c) out[c] += a.scale * sum * x[c];
-    };
-    moe::host()->parallel_for(moe::host()->self, args.n_tokens, add_row, &call);
+  // Ids without an expert return their input; returns the operation's workspace in bytes.
+  moe::Result<uint64_t> find_identity(const moe_compute& compute, int64_t max_tokens) {
+    if (!identity_) return uint64_t{0};
+    identity_args_ = moe::op_args<moe_identity_args>();
+    identity_args_.x = identity_args_.out =
+        moe::tensor(nullptr, MOE_F32, {max_tokens, config_.d_model}, compute.device);
+    identity_args_.ids = moe::tensor(nullptr, MOE_I32, {max_tokens, config_.k_max}, compute.device);
+    identity_args_.weights = moe::tensor(nullptr, MOE_F32, {max_tokens, config_.k_max}, compute.device);
+    identity_args_.count = moe::tensor(nullptr, MOE_I32, {max_tokens}, compute.device);
+    identity_args_.first = config_.n_experts;
+    MOE_ASSIGN(identity_op_, Op::find(compute, MOE_OP_IDENTITY, identity_args_.header));
+    return identity_op_.workspace_bytes();
+  }
+  Status add_identity(const moe_expert_args& args, void* workspace, uint64_t n_bytes) const {
+    moe_identity_args call = identity_args_;
+    call.x = args.x;
+    call.ids = args.plan.ids;
+    call.weights = args.plan.weights;
+    call.count = args.plan.count;
+    call.out = args.out;
+    call.scale = args.scale;
+    return identity_op_.launch(call, workspace, n_bytes);
   }
 
   moe::ExpertConfig config_{};
@@ -250,6 +249,8 @@ class SwiGlu : public moe::Expert {
   FeedForward shared_;
   bool shared_gate_ = false;
   bool identity_ = false;
+  Op identity_op_;
+  moe_identity_args identity_args_{};
   Op gate_op_;
   moe_matmul_args gate_args_{};  // launched in place: the ABI calls an instance from one thread at a time
   uint64_t gate_bytes_ = 0;      // the shared gate's values at the workspace's front

@@ -20,6 +20,7 @@ inline std::vector<OpCase> all_cases(const std::string& id, uint64_t seeds) {
       if (is(MOE_OP_ROPE)) out.push_back(rope_case(seed));
       if (is(MOE_OP_GATHER)) out.push_back(gather_case(seed));
       if (is(MOE_OP_COMBINE)) out.push_back(combine_case(seed));
+      if (is(MOE_OP_IDENTITY)) out.push_back(identity_case(seed));
       if (is(MOE_OP_ADD)) out.push_back(add_case(seed));
       if (is(MOE_OP_CLAMP)) out.push_back(clamp_case(seed));
       if (is(MOE_OP_ARGMAX)) out.push_back(argmax_case(seed));

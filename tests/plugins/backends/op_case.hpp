@@ -126,7 +126,8 @@ class CaseBuilder {
 
   template <typename T>
   void note(const char* name, T value) {
-    case_.text += (case_.text.empty() ? "" : " ") + std::string(name) + "=" + std::to_string(value);
+    if (!case_.text.empty()) case_.text += " ";
+    case_.text.append(name).append("=").append(std::to_string(value));
   }
 
   // A view of an array of its own, sometimes with room between rows. `rows`: see OpCase::Slot.

@@ -231,6 +231,35 @@ inline OpCase combine_case(uint64_t seed) {
   });
 }
 
+inline OpCase identity_case(uint64_t seed) {
+  CaseBuilder<moe_identity_args> b(MOE_OP_IDENTITY, seed);
+  const int64_t n = some_rows(b.random);
+  const int64_t k = 1 + b.random.below(9);
+  const int64_t dim = some_width(b.random);
+  b.args.first = b.random.below(12);
+  b.args.scale = b.random.chance(0.5) ? 1.0F : static_cast<float>(b.random.uniform(-3, 3));
+  b.note("n", n);
+  b.note("k", k);
+  b.note("dim", dim);
+  b.note("first", b.args.first);
+  b.f32(b.args.x, {n, dim}, true);
+  b.i32(b.args.ids, {n, k}, true, [&](int64_t) { return static_cast<int32_t>(b.random.below(16)); });
+  b.f32(b.args.weights, {n, k}, true);
+  if (b.random.chance(0.5))
+    b.i32(b.args.count, {n}, true, [&](int64_t) { return static_cast<int32_t>(b.random.below(k + 1)); });
+  const size_t out = b.output(b.args.out, {n, dim});
+  return b.build(n, [out](const moe_identity_args& a, const WeightRow&, Tolerances& tol) {
+    for (int64_t i = 0; i < a.out.shape[0]; ++i) {
+      double weight = 0.0;
+      for (int64_t j = 0; j < a.ids.shape[1]; ++j) weight += std::fabs(value(a.weights, i, 0, j));
+      for (int64_t c = 0; c < a.out.shape[1]; ++c) {
+        tol[out][index_of(a.out, i, 0, c)] = kSumUnits * (std::fabs(a.scale) * weight * std::fabs(value(a.x, i, 0, c)) +
+                                                          std::fabs(value(a.out, i, 0, c)));
+      }
+    }
+  });
+}
+
 inline OpCase add_case(uint64_t seed) {
   CaseBuilder<moe_add_args> b(MOE_OP_ADD, seed);
   const int64_t n = some_rows(b.random);

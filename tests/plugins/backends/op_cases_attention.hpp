@@ -119,18 +119,26 @@ inline void attention_tolerance(const moe_attention_args& a, int64_t i, int64_t 
   }
 }
 
+struct AttentionShape {
+  int64_t n_sequences, page_size, max_pages, n, kv_heads, heads, v_dim, k_dim;
+};
+inline AttentionShape some_attention_shape(Random& random, bool latent) {
+  AttentionShape s{};
+  s.n_sequences = 1 + random.below(4);
+  s.page_size = random.pick<int64_t>({1, 4, 16});
+  s.max_pages = random.pick<int64_t>({1, 3, 9});
+  s.n = some_rows(random);
+  s.kv_heads = latent ? 1 : random.pick<int64_t>({1, 2, 3});
+  s.heads = s.kv_heads * random.pick<int64_t>({1, 2, 4, 7});
+  s.v_dim = random.pick<int64_t>({1, 4, 7, 8, 16, 17, 32, 64, 65});
+  s.k_dim = latent ? s.v_dim + random.pick<int64_t>({2, 8, 16}) : (random.chance(0.5) ? s.v_dim : some_width(random));
+  return s;
+}
+
 // `latent`: k and v are views of the same rows, v a prefix of k, one head.
-inline OpCase attention_case(uint64_t seed, int32_t dtype, bool latent) {
-  CaseBuilder<moe_attention_args> b(MOE_OP_ATTENTION, seed);
-  const int64_t n_sequences = 1 + b.random.below(4);
-  const int64_t page_size = b.random.pick<int64_t>({1, 4, 16});
-  const int64_t max_pages = b.random.pick<int64_t>({1, 3, 9});
-  const int64_t n = some_rows(b.random);
-  const int64_t kv_heads = latent ? 1 : b.random.pick<int64_t>({1, 2, 3});
-  const int64_t heads = kv_heads * b.random.pick<int64_t>({1, 2, 4, 7});
-  const int64_t v_dim = b.random.pick<int64_t>({1, 4, 7, 8, 16, 17, 32, 64, 65});
-  const int64_t k_dim =
-      latent ? v_dim + b.random.pick<int64_t>({2, 8, 16}) : (b.random.chance(0.5) ? v_dim : some_width(b.random));
+inline OpCase attention_case_of(CaseBuilder<moe_attention_args>& b, const AttentionShape& shape, int32_t dtype,
+                                bool latent) {
+  const auto& [n_sequences, page_size, max_pages, n, kv_heads, heads, v_dim, k_dim] = shape;
   const int64_t n_rows = n_sequences * max_pages * page_size;
   b.args.window = b.random.pick<int64_t>({0, 0, 1, 3, 17, 1000});
   b.args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(k_dim)));
@@ -199,6 +207,12 @@ inline OpCase attention_case(uint64_t seed, int32_t dtype, bool latent) {
       for (int64_t h = 0; h < a.q.shape[1]; ++h) attention_tolerance(a, i, h, tol[out]);
     }
   });
+}
+
+inline OpCase attention_case(uint64_t seed, int32_t dtype, bool latent) {
+  CaseBuilder<moe_attention_args> b(MOE_OP_ATTENTION, seed);
+  const AttentionShape shape = some_attention_shape(b.random, latent);
+  return attention_case_of(b, shape, dtype, latent);
 }
 
 }  // namespace patchbay::test

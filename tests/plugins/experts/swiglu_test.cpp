@@ -254,14 +254,6 @@ TEST(SwiGlu, refuses_options_that_do_not_fit) {
   EXPECT_EQ(refusal(narrow, {}), "d_expert: expected at least 1, got 0");
 }
 
-TEST(SwiGlu, identity_experts_need_memory_that_the_host_reads) {
-  auto config = layer(kExperts, 0);
-  config.n_zero_experts = 1;
-  EXPECT_EQ(refusal(config, {}, false),
-            "zero_expert: expected \"zero\" on a backend whose memory the host cannot read, got \"identity\"");
-  EXPECT_EQ(refusal(config, {text("zero_expert", "zero")}, false), "");
-}
-
 TEST(SwiGlu, declares_the_weights_of_its_options) {
   test::Compute compute;
   const auto roles = [&](const moe_expert_config& config, const Options& given) {

@@ -136,6 +136,37 @@ typedef struct moe_backend_rows {
   const float* (*row)(const moe_weight* weight, int64_t group, int64_t row, float* scratch);
 } moe_backend_rows;
 
+/* Extension: recording what is enqueued on a stream and replaying it, so that a step costs one launch. Between begin and end, calls of
+ * operations whose flags have MOE_CAP_GRAPH_SAFE, and copies on the device, are recorded and not run; nothing else may be called. What is
+ * recorded keeps the pointers and shapes of its arguments. */
+typedef struct moe_graph moe_graph; /* the backend's own */
+#define MOE_BACKEND_GRAPH_ID "moe.backend.graph/1"
+typedef struct moe_backend_graph {
+  MOE_STRUCT_HEADER;
+  /* [compute-thread] */
+  moe_status (*begin)(moe_backend_instance* self, void* stream, moe_message* message);
+  /* Ends the recording in any case; on failure there is no graph. */
+  moe_status (*end)(moe_backend_instance* self, void* stream, moe_graph** out, moe_message* message);
+  /* Enqueues the whole of it. [compute-thread] */
+  moe_status (*launch)(moe_backend_instance* self, moe_graph* graph, void* stream, moe_message* message);
+  /* Not while it may still run. */
+  void (*destroy)(moe_backend_instance* self, moe_graph* graph);
+} moe_backend_graph;
+
+/* Extension: several operations as one, where a backend has a faster way than one after the other. The result is that of launching them in
+ * order, but what an operation whose bit in `temporary` is set (bit i: operation i) writes need not reach its outputs: nobody reads them
+ * afterwards. The workspace of the arguments is not used; the caller lends that of the call. */
+#define MOE_BACKEND_FUSED_ID "moe.backend.fused/1"
+typedef struct moe_backend_fused {
+  MOE_STRUCT_HEADER;
+  /* As moe_backend.find_op, for operations[0 .. n). MOE_UNIMPLEMENTED: no faster way; the caller launches them one by one. [main-thread] */
+  moe_status (*find)(moe_backend_instance* self, uint32_t n, const char* const* operations, const moe_op_args* const* largest,
+                     uint32_t temporary, moe_op_info* out, moe_message* message);
+  /* [compute-thread] */
+  moe_status (*launch)(moe_backend_instance* self, const moe_op* op, const moe_op_args* const* args, void* workspace,
+                       uint64_t workspace_bytes, void* stream, moe_message* message);
+} moe_backend_fused;
+
 /* Extension: how well the backend fits this machine, for `backend = "auto"`. Without it: 1. */
 #define MOE_BACKEND_SCORE_ID "moe.backend.score/1"
 typedef struct moe_backend_score {

@@ -273,6 +273,21 @@ typedef struct moe_combine_args {
   int32_t reserved;
 } moe_combine_args;
 
+/* Experts that return their input (LongCat-Flash's zero-compute experts):
+ *   out[i, :] += scale * (sum of weights[i, j] over j < count[i] with ids[i, j] >= first) * x[i, :] */
+#define MOE_OP_IDENTITY "moe.op.identity/1"
+typedef struct moe_identity_args {
+  moe_op_args header;
+  moe_tensor x;       /* [n, dim] */
+  moe_tensor ids;     /* [n, k] i32 */
+  moe_tensor weights; /* [n, k] f32 */
+  moe_tensor count;   /* [n] i32, or absent: k everywhere */
+  moe_tensor out;     /* [n, dim] */
+  int64_t first;      /* the lowest id that is such an expert */
+  float scale;
+  int32_t reserved;
+} moe_identity_args;
+
 /* out = alpha * x + beta * y, row by row; y absent: alpha * x. out may be x or y. */
 #define MOE_OP_ADD "moe.op.add/1"
 typedef struct moe_add_args {

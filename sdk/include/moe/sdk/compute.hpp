@@ -52,14 +52,18 @@ class Op {
   [[nodiscard]] const moe_op_info& info() const { return info_; }
   explicit operator bool() const { return compute_ != nullptr; }
 
-  template <typename Args>
-  Status launch(Args& args, void* workspace, uint64_t workspace_bytes) const {
-    args.header.workspace = workspace;
-    args.header.workspace_bytes = workspace_bytes;
+  // `args`: the header of the operation's own struct.
+  Status launch(moe_op_args& args, void* workspace, uint64_t workspace_bytes) const {
+    args.workspace = workspace;
+    args.workspace_bytes = workspace_bytes;
     MessageBuffer message;
-    const moe_status status = compute_->launch(compute_, info_.op, &args.header, message.get());
+    const moe_status status = compute_->launch(compute_, info_.op, &args, message.get());
     if (status != MOE_OK) return message.error(status);
     return {};
+  }
+  template <typename Args>
+  Status launch(Args& args, void* workspace, uint64_t workspace_bytes) const {
+    return launch(args.header, workspace, workspace_bytes);
   }
 
  private:

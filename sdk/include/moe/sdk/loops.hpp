@@ -73,6 +73,7 @@ inline constexpr LoopOp kOps[] = {
     detail::loop_op<moe_gather_args, gather>(MOE_OP_GATHER),
     detail::loop_op<moe_grouped_matmul_args, grouped_matmul, grouped_matmul_workspace>(MOE_OP_GROUPED_MATMUL),
     detail::loop_op<moe_combine_args, combine>(MOE_OP_COMBINE),
+    detail::loop_op<moe_identity_args, identity>(MOE_OP_IDENTITY),
     detail::loop_op<moe_add_args, add>(MOE_OP_ADD),
     detail::loop_op<moe_clamp_args, clamp>(MOE_OP_CLAMP),
     detail::loop_op<moe_argmax_args, argmax>(MOE_OP_ARGMAX),

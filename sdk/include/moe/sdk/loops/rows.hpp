@@ -1,4 +1,4 @@
-// Loops that treat each row by itself: embed, norm, gather, combine, add, clamp, argmax, activation. See
+// Loops that treat each row by itself: embed, norm, gather, combine, identity, add, clamp, argmax, activation. See
 // moe/sdk/loops.hpp.
 #pragma once
 
@@ -104,6 +104,26 @@ inline Status combine(const moe_combine_args& args, const LoopContext& ctx) {
       }
       out[c] = static_cast<float>(args.accumulate != 0 ? out[c] + sum : sum);
     }
+  });
+  return {};
+}
+
+// MOE_OP_IDENTITY.
+inline Status identity(const moe_identity_args& args, const LoopContext& ctx) {
+  const int64_t n = args.x.shape[0];
+  const int64_t dim = args.x.shape[1];
+  MOE_TRY(expect_shape("out", args.out, n, 1, dim));
+  MOE_TRY(expect_shape("ids", args.ids, n, 1, args.weights.shape[1]));
+  spread(ctx, n, dim, [&](int64_t i, int32_t) {
+    const int64_t k = present(args.count) ? item<int32_t>(args.count, i) : args.ids.shape[1];
+    const int32_t* ids = row<int32_t>(args.ids, i);
+    const float* weights = at(args.weights, i);
+    double sum = 0.0;
+    for (int64_t j = 0; j < k; ++j) sum += ids[j] >= args.first ? weights[j] : 0.0F;
+    if (sum == 0.0) return;
+    const float* x = at(args.x, i);
+    float* out = at(args.out, i);
+    for (int64_t c = 0; c < dim; ++c) out[c] = static_cast<float>(out[c] + args.scale * sum * x[c]);
   });
   return {};
 }

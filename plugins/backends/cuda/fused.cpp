@@ -1,0 +1,91 @@
+#include "fused.hpp"
+
+#include "kernels/chain.hpp"
+
+namespace moe::cuda {
+namespace {
+
+bool is(const char* id, const char* op) { return std::string_view(id) == op; }
+
+template <typename Args>
+const Args& as(const moe_op_args* args) {
+  return *reinterpret_cast<const Args*>(args);
+}
+
+// Norms, rotary embeddings and stores token by token in one launch, then attention where it comes last.
+class Chain final : public FusedOp {
+ public:
+  static bool takes(const char* id) { return is(id, MOE_OP_NORM) || is(id, MOE_OP_ROPE) || is(id, MOE_OP_CACHE_STORE); }
+
+  static bool matches(std::span<const char* const> ids) {
+    const size_t n = !ids.empty() && is(ids.back(), MOE_OP_ATTENTION) ? ids.size() - 1 : ids.size();
+    if (n < 2 || n > kChainSteps) return false;
+    for (size_t i = 0; i < n; ++i) {
+      if (!takes(ids[i])) return false;
+    }
+    return true;
+  }
+
+  static Result<std::unique_ptr<FusedOp>> make(const Context& context, std::span<const char* const> ids,
+                                               std::span<const moe_op_args* const> largest) {
+    auto chain = std::make_unique<Chain>();
+    int64_t pairs = 0;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const OpRow* row = find_op_row(ids[i]);
+      MOE_ASSIGN(const Found found, row->find(context, *largest[i]));
+      chain->rows_.push_back(row);
+      chain->workspace_bytes_ = std::max(chain->workspace_bytes_, found.workspace_bytes);
+      if (is(ids[i], MOE_OP_ROPE)) pairs += as<moe_rope_args>(largest[i]).inv_freq.shape[0];
+      if (is(ids[i], MOE_OP_NORM) && as<moe_norm_args>(largest[i]).residual.ndim > 0) return none();
+    }
+    if (pairs > kChainPairs) return none();
+    return std::unique_ptr<FusedOp>(std::move(chain));
+  }
+
+  [[nodiscard]] Found found() const override { return {"chain", workspace_bytes_}; }
+
+  Status run(const Context& context, const moe_op_args* const* args, void* workspace, uint64_t workspace_bytes,
+             cudaStream_t stream) const override {
+    ChainParams p{};
+    p.pdl = context.pdl;
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      if (!takes(rows_[i]->id)) continue;
+      ChainStep& step = p.steps[p.n_steps++];
+      if (is(rows_[i]->id, MOE_OP_NORM)) {
+        step.kind = ChainStep::kNorm;
+        step.norm = norm_params(as<moe_norm_args>(args[i]));
+        p.n = step.norm.n;
+      } else if (is(rows_[i]->id, MOE_OP_ROPE)) {
+        step.kind = ChainStep::kRope;
+        step.rope = rope_params(as<moe_rope_args>(args[i]));
+        p.n = step.rope.n;
+      } else {
+        step.kind = ChainStep::kStore;
+        step.store = cache_store_params(as<moe_cache_store_args>(args[i]));
+        p.n = step.store.n;
+      }
+    }
+    MOE_CUDA_TRY(launch_chain(p, stream));
+    if (takes(rows_.back()->id)) return {};
+    auto attention = as<moe_attention_args>(args[rows_.size() - 1]);
+    attention.header.workspace = workspace;
+    attention.header.workspace_bytes = workspace_bytes;
+    return rows_.back()->run(context, attention.header, stream);
+  }
+
+  static Error none() { return unimplemented("fused: no faster way"); }
+
+ private:
+  std::vector<const OpRow*> rows_;
+  uint64_t workspace_bytes_ = 0;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<FusedOp>> FusedOp::find(const Context& context, std::span<const char* const> ids,
+                                               std::span<const moe_op_args* const> largest, uint32_t /*temporary*/) {
+  if (Chain::matches(ids)) return Chain::make(context, ids, largest);
+  return Chain::none();
+}
+
+}  // namespace moe::cuda

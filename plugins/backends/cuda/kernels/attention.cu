@@ -1,0 +1,210 @@
+// Attention for any shape, the combination of chunks, and the choice among kernels.
+#include <algorithm>
+
+#include "kernels/attention.cuh"
+
+namespace moe::cuda {
+namespace attention {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / 32;
+constexpr int kPositions = 64;  // of a chunk that launch_any takes
+
+// The cache's elements as f32.
+template <int32_t kDtype>
+__device__ float cache_element(const void* base, int64_t at) {
+  if constexpr (kDtype == MOE_F32) return static_cast<const float*>(base)[at];
+  const uint16_t bits = static_cast<const uint16_t*>(base)[at];
+  return kDtype == MOE_BF16 ? from_bf16_bits(bits) : from_f16_bits(bits);
+}
+
+// A block for a head of a token, and a chunk.
+template <int32_t kDtype>
+__global__ void __launch_bounds__(kThreads) any_kernel(const __grid_constant__ AttentionParams p, int64_t n_chunks) {
+  extern __shared__ float q[];  // [k_dim]
+  __shared__ float scores[kPositions];
+  __shared__ int64_t rows[kPositions];
+  __shared__ float shared[32];
+  const int64_t i = blockIdx.x / p.heads;
+  const int64_t h = blockIdx.x % p.heads;
+  const int64_t kv = h * p.kv_heads / p.heads;
+  const int64_t chunk = blockIdx.y;
+  const int lane = threadIdx.x % 32;
+  const Span span = span_of(p, i);
+  const int64_t begin = max(span.first, chunk * kPositions);
+  const int64_t end = min(span.last + 1, (chunk + 1) * kPositions);
+  if (begin >= end || is_of_prompt(p, i)) return;
+  const auto n = static_cast<int>(end - begin);
+  for (int64_t c = threadIdx.x; c < p.k_dim; c += kThreads) q[c] = p.q.data[i * p.q.stride + h * p.q.head_stride + c];
+  for (int j = threadIdx.x; j < n; j += kThreads) rows[j] = cache_row(p, span, begin + j);
+  __syncthreads();
+  for (int j = threadIdx.x / 32; j < n; j += kWarps) {
+    const int64_t base = rows[j] * p.k_row + kv * p.k_head;
+    float dot = 0.0F;
+    for (int64_t c = lane; c < p.k_dim; c += 32) dot = fmaf(q[c], cache_element<kDtype>(p.k, base + c), dot);
+    dot = warp_sum(dot) * span.scale;
+    if (lane == 0) scores[j] = capped(p, dot);
+  }
+  __syncthreads();
+  float largest = -INFINITY;
+  for (int j = lane; j < n; j += 32) largest = fmaxf(largest, scores[j]);
+  largest = warp_max(largest);  // every warp finds the same
+  __syncthreads();
+  float sum = 0.0F;
+  for (int j = threadIdx.x; j < n; j += kThreads) sum += scores[j] = below(scores[j], largest);
+  sum = block_sum(sum, shared);  // its barrier also publishes the scores
+  float* partial = p.partial + (blockIdx.x * n_chunks + chunk) * (p.v_dim + 2);
+  if (threadIdx.x == 0) {
+    partial[0] = largest;
+    partial[1] = sum;
+  }
+  for (int64_t c = threadIdx.x; c < p.v_dim; c += kThreads) {
+    float acc = 0.0F;
+#pragma unroll 4
+    for (int j = 0; j < n; ++j)
+      acc = fmaf(scores[j], cache_element<kDtype>(p.v, rows[j] * p.v_row + kv * p.v_head + c), acc);
+    partial[2 + c] = acc;
+  }
+}
+
+// A block for a head of a token. With more chunks than fit the shared weights, rounds of so many.
+__global__ void __launch_bounds__(kThreads)
+    combine_kernel(const __grid_constant__ AttentionParams p, int64_t n_chunks, int64_t positions) {
+  constexpr int kRound = 512;
+  __shared__ float weights[kRound];
+  __shared__ float shared[32];
+#if __CUDA_ARCH__ >= 900
+  if (p.pdl) asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
+#endif
+  const int64_t i = blockIdx.x / p.heads;
+  const int64_t h = blockIdx.x % p.heads;
+  if (is_of_prompt(p, i)) return;
+  float* out = p.out.data + i * p.out.stride + h * p.out.head_stride;
+  const Span span = span_of(p, i);
+  if (span.last < 0) {
+    for (int64_t c = threadIdx.x; c < p.v_dim; c += kThreads) out[c] = 0.0F;
+    return;
+  }
+  const int64_t row = p.v_dim + 2;
+  const float* parts = p.partial + (blockIdx.x * n_chunks + span.first / positions) * row;
+  const auto n = static_cast<int>(span.last / positions - span.first / positions + 1);
+  // The largest score of all: every warp finds the same.
+  float largest = -INFINITY;
+  for (int c = threadIdx.x % 32; c < n; c += 32) largest = fmaxf(largest, parts[c * row]);
+  largest = warp_max(largest);
+  float sum = 0.0F;
+  for (int first = 0; first < n; first += kRound) {
+    const int here = min(kRound, n - first);
+    __syncthreads();
+    for (int c = threadIdx.x; c < here; c += kThreads) {
+      const float* part = parts + (first + c) * row;
+      weights[c] = share(part[0], largest);
+      sum = fmaf(weights[c], part[1], sum);
+    }
+    __syncthreads();
+    for (int64_t column = threadIdx.x; column < p.v_dim; column += kThreads) {
+      float acc = first == 0 ? 0.0F : out[column];
+#pragma unroll 8
+      for (int c = 0; c < here; ++c) acc = fmaf(weights[c], parts[(first + c) * row + 2 + column], acc);
+      out[column] = acc;
+    }
+  }
+  sum = block_sum(sum, shared);
+  for (int64_t column = threadIdx.x; column < p.v_dim; column += kThreads) {
+    out[column] = finished(p, h, largest, sum, out[column]);
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_any(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream) {
+  const int64_t chunks = chunks_of(p, chunk_positions);
+  const dim3 grid(static_cast<unsigned>(p.n * p.heads), static_cast<unsigned>(chunks));
+  const auto shared = static_cast<size_t>(p.k_dim) * sizeof(float);
+  if (p.dtype == MOE_F32) any_kernel<MOE_F32><<<grid, kThreads, shared, stream>>>(p, chunks);
+  if (p.dtype == MOE_F16) any_kernel<MOE_F16><<<grid, kThreads, shared, stream>>>(p, chunks);
+  if (p.dtype == MOE_BF16) any_kernel<MOE_BF16><<<grid, kThreads, shared, stream>>>(p, chunks);
+  return MOE_CUDA_LAUNCHED();
+}
+
+cudaError_t launch_combine(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(p.n * p.heads));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = p.pdl ? 1 : 0;
+  return cudaLaunchKernelEx(&config, combine_kernel, p, chunks_of(p, chunk_positions), chunk_positions);
+}
+
+}  // namespace attention
+
+namespace {
+
+using namespace attention;
+
+constexpr int64_t kMostPartialFloats = int64_t{32} << 20;
+constexpr int64_t kAnyChunk = 64;
+constexpr int64_t kLeastChunk = 32;
+constexpr int64_t kMostChunk = 1024;
+
+// Positions of a chunk: enough chunks that every multiprocessor has two, and no more, since each costs a result in
+// memory. When bits must not depend on the batch, one size.
+int64_t chunk_for(const AttentionParams& p) {
+  if (!fits_tensor_cores(p)) return kAnyChunk;
+  constexpr int64_t kFixed = 128;
+  if (p.deterministic) return kFixed;
+  const int64_t tiles = p.n * p.kv_heads * ((p.heads / p.kv_heads + 15) / 16);
+  int64_t chunk = kLeastChunk;
+  while (chunk < kMostChunk && tiles * chunks_of(p, 2 * chunk) >= 2 * p.n_multiprocessors) chunk *= 2;
+  return chunk;
+}
+
+}  // namespace
+
+int64_t attention_partial_floats(const AttentionParams& p) {
+  const int64_t chunk = fits_tensor_cores(p) ? kLeastChunk : kAnyChunk;
+  const int64_t one = p.heads * chunks_of(p, chunk) * partial_row(p);
+  return std::max(one, std::min(kMostPartialFloats, p.n * one));
+}
+
+// Each chunk a block of its own, as many tokens at a time as there is room for their results.
+static cudaError_t launch_in_chunks(const AttentionParams& p, cudaStream_t stream) {
+  const int64_t chunk = chunk_for(p);
+  const int64_t per_token = p.heads * chunks_of(p, chunk) * partial_row(p);
+  const int64_t lot = std::min(p.n, p.partial_floats / per_token);
+  if (lot < 1 || chunks_of(p, chunk) > 65535) return cudaErrorInvalidValue;
+  for (int64_t first = 0; first < p.n; first += lot) {
+    AttentionParams part = p;
+    part.n = std::min(lot, p.n - first);
+    part.token0 = first;
+    part.q.data += first * p.q.stride;
+    part.out.data += first * p.out.stride;
+    part.sequences += first * p.sequences_stride;
+    part.positions += first * p.positions_stride;
+    cudaError_t status = fits_tensor_cores(p) ? launch_heads(part, chunk, stream) : launch_any(part, chunk, stream);
+    if (status == cudaSuccess) status = launch_combine(part, chunk, stream);
+    if (status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t launch_attention(const AttentionParams& p, cudaStream_t stream) {
+  if (p.n == 0 || p.heads == 0 || p.v_dim == 0) return cudaSuccess;
+  // More tokens than sequences: some follow each other.
+  if (p.deterministic || p.n <= p.n_sequences || !fits_prompt(p)) return launch_in_chunks(p, stream);
+  AttentionParams all = p;
+  all.split = true;
+  all.n_call = p.n;
+  all.call_sequences = p.sequences;
+  const cudaError_t status = launch_prompt(all, stream);
+  if (status != cudaSuccess || p.n_sequences < 2) return status;
+  all.n = std::min(p.n, p.n_sequences + 1);
+  return launch_in_chunks(all, stream);
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,281 @@
+// Attention of few tokens on tensor cores: sixteen heads that share a kv head are the rows of one tile, and a block
+// takes them through one chunk of positions, 32 at a time, while the next 32 are on their way. Memory bounds it, so
+// products may cost: queries and exponentials, which are f32, are multiplied as a sum of three bf16, which loses
+// nothing of an f32.
+#include "kernels/attention_mma.cuh"
+
+namespace moe::cuda::attention {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kTile = 32;  // positions
+constexpr int kRows = 16;
+
+// Where a block's shared memory lies. kShared: values are the front of the keys' rows (latent attention).
+template <int kKDim, int kVDim, bool kShared>
+struct Memory {
+  static constexpr int kKRow = kKDim + kPad;
+  static constexpr int kVRow = kShared ? kKRow : kVDim + kPad;
+  static constexpr int kPRow = kTile + kPad;
+  uint16_t k[2][kTile * kKRow];
+  uint16_t v[2][kShared ? 8 : kTile * kVRow];
+  uint16_t q[kTerms][kRows * kKRow];
+  uint16_t p[kTerms][kRows * kPRow];
+  float scores[kRows][kTile + 1];
+  float correction[kRows];
+
+  __device__ const uint16_t* values(int stage) const { return kShared ? k[stage] : v[stage]; }
+};
+
+template <int kKDim, int kVDim, bool kShared>
+class Block {
+  using Shared = Memory<kKDim, kVDim, kShared>;
+  static constexpr int kVTiles = kVDim / 4 / 8;  // of a warp: tiles of eight columns
+
+ public:
+  __device__ Block(const AttentionParams& p, Shared& m, int64_t positions)
+      : p_(p), m_(m), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32) {
+    const int group = static_cast<int>(p.heads / p.kv_heads);
+    const int tiles = (group + kRows - 1) / kRows;
+    i_ = blockIdx.x / (p.kv_heads * tiles);
+    kv_ = blockIdx.x / tiles % p.kv_heads;
+    first_head_ = kv_ * group + blockIdx.x % tiles * kRows;
+    n_rows_ = min(kRows, group - static_cast<int>(blockIdx.x % tiles) * kRows);
+    span_ = span_of(p, i_);
+    begin_ = max(span_.first, blockIdx.y * positions) / kTile * kTile;
+    end_ = min(span_.last + 1, (blockIdx.y + 1) * positions);
+  }
+  [[nodiscard]] __device__ bool empty() const { return max(begin_, span_.first) >= end_ || is_of_prompt(p_, i_); }
+
+  __device__ void run(int64_t n_chunks) {
+    // What earlier steps stored may be asked for before the kernel that stores this step's rows is through.
+    const bool early = p_.pdl && is_alone() && begin_ + kTile <= span_.last;
+    if (early) load(begin_, 0);
+#if __CUDA_ARCH__ >= 900
+    if (p_.pdl) asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
+#endif
+    if (!early) load(begin_, 0);
+    load_queries();
+    float acc[kVTiles][4] = {};
+    float largest = -INFINITY;  // of row threadIdx.x / 8
+    float sum = 0.0F;
+    int stage = 0;
+    for (int64_t tile = begin_; tile < end_; tile += kTile, stage ^= 1) {
+      load(tile + kTile, stage ^ 1);
+      wait_for_copies();
+      __syncthreads();
+      score(tile, stage);
+      __syncthreads();
+      exponentiate(largest, sum);
+      __syncthreads();
+      mix(acc, stage);
+      __syncthreads();
+    }
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    store(acc, largest, sum, n_chunks);
+  }
+
+ private:
+  // Whether no other token of the call belongs to this sequence.
+  [[nodiscard]] __device__ bool is_alone() const {
+    if (p_.n > 64) return false;
+    bool shared = false;
+    const int32_t mine = p_.sequences[i_ * p_.sequences_stride];
+    for (int64_t j = lane_; j < p_.n; j += 32)
+      shared = shared || (j != i_ && p_.sequences[j * p_.sequences_stride] == mine);
+    return __any_sync(kFullWarp, shared) == 0;
+  }
+
+  // Asks for the rows of positions [tile, tile + kTile); those outside of the span become zero. Always commits a group.
+  __device__ void load(int64_t tile, int stage) {
+    constexpr int kUnits = kKDim / 8;  // of 16 bytes
+    constexpr int kVUnits = kVDim / 8;
+    if (tile < end_) {
+      for (int at = threadIdx.x; at < kTile * kUnits; at += kThreads) {
+        const int r = at / kUnits;
+        const int64_t row = row_of(tile + r);
+        const auto* k = static_cast<const uint16_t*>(p_.k) + max(row, int64_t{0}) * p_.k_row + kv_ * p_.k_head;
+        copy_async(&m_.k[stage][r * Shared::kKRow + at % kUnits * 8], k + at % kUnits * 8, row >= 0);
+      }
+      for (int at = threadIdx.x; !kShared && at < kTile * kVUnits; at += kThreads) {
+        const int r = at / kVUnits;
+        const int64_t row = row_of(tile + r);
+        const auto* v = static_cast<const uint16_t*>(p_.v) + max(row, int64_t{0}) * p_.v_row + kv_ * p_.v_head;
+        copy_async(&m_.v[stage][r * Shared::kVRow + at % kVUnits * 8], v + at % kVUnits * 8, row >= 0);
+      }
+    }
+    commit_copies();
+  }
+  [[nodiscard]] __device__ int64_t row_of(int64_t position) const {
+    return position >= span_.first && position <= span_.last ? cache_row(p_, span_, position) : -1;
+  }
+
+  __device__ void load_queries() {
+    for (int at = threadIdx.x; at < kRows * kKDim; at += kThreads) {
+      const int r = at / kKDim;
+      const int c = at % kKDim;
+      const float q = r < n_rows_ ? p_.q.data[i_ * p_.q.stride + (first_head_ + r) * p_.q.head_stride + c] : 0.0F;
+      split(q * span_.scale, &m_.q[0][r * Shared::kKRow + c], kRows * Shared::kKRow);
+    }
+  }
+
+  // Scores of eight positions a warp.
+  __device__ void score(int64_t tile, int stage) {
+    float c[4] = {};
+    const uint16_t* k = &m_.k[stage][(warp_ * 8 + lane_ % 8) * Shared::kKRow + lane_ / 8 * 8];
+    const int q_at = lane_ % 16 * Shared::kKRow + lane_ / 16 * 8;
+#pragma unroll 4
+    for (int d = 0; d < kKDim; d += 32) {
+      const Fragment b = load_matrices(k + d);
+#pragma unroll
+      for (int t = kTerms - 1; t >= 0; --t) {
+        multiply(c, load_matrices(&m_.q[t][q_at + d]), b.r[0], b.r[1]);
+        multiply(c, load_matrices(&m_.q[t][q_at + d + 16]), b.r[2], b.r[3]);
+      }
+    }
+    const int column = warp_ * 8 + lane_ % 4 * 2;
+    for (int e = 0; e < 4; ++e) {
+      const int64_t position = tile + column + e % 2;
+      const bool valid = position >= span_.first && position < end_;
+      m_.scores[lane_ / 4 + e / 2 * 8][column + e % 2] = valid ? capped(p_, c[e]) : -INFINITY;
+    }
+  }
+
+  // Eight threads a row: exponentials as sums of bf16, and what the rows so far are multiplied by.
+  __device__ void exponentiate(float& largest, float& sum) {
+    const int row = threadIdx.x / 8;
+    const int first = threadIdx.x % 8 * 4;
+    float s[4];
+    float most = largest;
+    for (int e = 0; e < 4; ++e) {
+      s[e] = m_.scores[row][first + e];
+      most = fmaxf(most, s[e]);
+    }
+    for (int step = 4; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, step));
+    float part = 0.0F;
+    for (int e = 0; e < 4; ++e) {
+      s[e] = below(s[e], most);
+      part += s[e];
+      split(s[e], &m_.p[0][row * Shared::kPRow + first + e], kRows * Shared::kPRow);
+    }
+    for (int step = 4; step > 0; step /= 2) part += __shfl_xor_sync(kFullWarp, part, step);
+    const float correction = share(largest, most);
+    sum = fmaf(sum, correction, part);
+    largest = most;
+    if (threadIdx.x % 8 == 0) m_.correction[row] = correction;
+  }
+
+  // A quarter of the columns a warp.
+  __device__ void mix(float (*acc)[4], int stage) {
+    const float upper = m_.correction[lane_ / 4];
+    const float lower = m_.correction[lane_ / 4 + 8];
+    for (int n = 0; n < kVTiles; ++n) {
+      acc[n][0] *= upper;
+      acc[n][1] *= upper;
+      acc[n][2] *= lower;
+      acc[n][3] *= lower;
+    }
+    const uint16_t* v = m_.values(stage) + warp_ * (kVDim / 4) + lane_ / 16 * 8;
+#pragma unroll
+    for (int k = 0; k < kTile; k += 16) {
+      Fragment a[kTerms];
+      for (int t = 0; t < kTerms; ++t) a[t] = load_matrices(&m_.p[t][lane_ % 16 * Shared::kPRow + lane_ / 16 * 8 + k]);
+#pragma unroll
+      for (int n = 0; n < kVTiles; n += 2) {
+        const Fragment b = load_matrices_transposed(v + (k + lane_ % 16) * Shared::kVRow + n * 8);
+        for (int t = kTerms - 1; t >= 0; --t) {
+          multiply(acc[n], a[t], b.r[0], b.r[1]);
+          multiply(acc[n + 1], a[t], b.r[2], b.r[3]);
+        }
+      }
+    }
+  }
+
+  __device__ void store(const float (*acc)[4], float largest, float sum, int64_t n_chunks) const {
+    const auto partial = [&](int row) {
+      return p_.partial + ((i_ * p_.heads + first_head_ + row) * n_chunks + blockIdx.y) * (kVDim + 2);
+    };
+    const int mine = threadIdx.x / 8;
+    if (threadIdx.x % 8 == 0 && mine < n_rows_) {
+      partial(mine)[0] = largest;
+      partial(mine)[1] = sum;
+    }
+    for (int n = 0; n < kVTiles; ++n) {
+      const int column = warp_ * (kVDim / 4) + n * 8 + lane_ % 4 * 2;
+      for (int e = 0; e < 4; ++e) {
+        const int row = lane_ / 4 + e / 2 * 8;
+        if (row < n_rows_) partial(row)[2 + column + e % 2] = acc[n][e];
+      }
+    }
+  }
+
+  const AttentionParams& p_;
+  Shared& m_;
+  int lane_, warp_;
+  int64_t i_, kv_, first_head_;
+  int n_rows_;
+  Span span_;
+  int64_t begin_, end_;
+};
+
+template <int kKDim, int kVDim, bool kShared>
+__global__ void __launch_bounds__(kThreads)
+    heads_kernel(const __grid_constant__ AttentionParams p, int64_t n_chunks, int64_t positions) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  Block<kKDim, kVDim, kShared> block(p, *reinterpret_cast<Memory<kKDim, kVDim, kShared>*>(memory), positions);
+  if (!block.empty()) block.run(n_chunks);
+}
+
+template <int kKDim, int kVDim, bool kShared>
+cudaError_t launch(const AttentionParams& p, int64_t positions, cudaStream_t stream) {
+  const auto kernel = heads_kernel<kKDim, kVDim, kShared>;
+  constexpr size_t kBytes = sizeof(Memory<kKDim, kVDim, kShared>);
+  cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes));
+  if (status != cudaSuccess) return status;
+  const int64_t group = p.heads / p.kv_heads;
+  const int64_t n_chunks = chunks_of(p, positions);
+  cudaLaunchConfig_t config{};
+  config.gridDim =
+      dim3(static_cast<unsigned>(p.n * p.kv_heads * ((group + kRows - 1) / kRows)), static_cast<unsigned>(n_chunks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kBytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = p.pdl ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, p, n_chunks, positions);
+}
+
+bool is_latent(const AttentionParams& p) {
+  return p.v == p.k && p.v_row == p.k_row && p.kv_heads == 1 && p.v_dim < p.k_dim;
+}
+
+}  // namespace
+
+bool fits_tensor_cores(const AttentionParams& p) {
+  if (p.dtype != MOE_BF16 || p.kv_heads < 1 || p.heads % p.kv_heads != 0) return false;
+  const auto aligned = [](const void* base, int64_t row, int64_t head) {
+    return reinterpret_cast<uintptr_t>(base) % 16 == 0 && row % 8 == 0 && head % 8 == 0;
+  };
+  if (!aligned(p.k, p.k_row, p.k_head) || !aligned(p.v, p.v_row, p.v_head)) return false;
+  const bool plain = p.k_dim == p.v_dim && (p.k_dim == 64 || p.k_dim == 128 || p.k_dim == 256);
+  return plain || (p.k_dim == 576 && p.v_dim == 512 && is_latent(p));
+}
+
+cudaError_t launch_heads(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream) {
+  switch (p.k_dim) {
+    case 64:
+      return launch<64, 64, false>(p, chunk_positions, stream);
+    case 128:
+      return launch<128, 128, false>(p, chunk_positions, stream);
+    case 256:
+      return launch<256, 256, false>(p, chunk_positions, stream);
+    default:
+      return launch<576, 512, true>(p, chunk_positions, stream);
+  }
+}
+
+}  // namespace moe::cuda::attention

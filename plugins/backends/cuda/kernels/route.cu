@@ -1,0 +1,291 @@
+#include "kernels/device.cuh"
+#include "kernels/route.hpp"
+
+namespace moe::cuda {
+namespace {
+
+struct Best {
+  float value;
+  int32_t index;  // -1: none
+};
+
+// The larger, ties to the lower index.
+__device__ Best better(Best a, Best b) {
+  if (b.index < 0) return a;
+  if (a.index < 0 || b.value > a.value || (b.value == a.value && b.index < a.index)) return b;
+  return a;
+}
+
+__device__ Best warp_best(Best best) {
+  for (int step = 16; step > 0; step /= 2) {
+    best = better(best, {__shfl_xor_sync(kFullWarp, best.value, step), __shfl_xor_sync(kFullWarp, best.index, step)});
+  }
+  return best;
+}
+
+// One row by one warp. `taken` is marked in `choice` itself by a NaN, which no value is (rows with a NaN end early).
+class Row {
+ public:
+  __device__ Row(const RouteParams& p, float* memory) : p_(p), lane_(threadIdx.x % 32) {
+    const int groups = max(p.n_groups, 0);
+    logits_ = memory;                          // [groups + n_experts]
+    choice_ = logits_ + groups + p.n_experts;  // [groups + n_experts], groups first
+    group_ = choice_;                          // [groups]
+    choice_ += groups;                         // [n_experts]
+    group_score_ = choice_ + p.n_experts;      // [groups]
+    weight_ = group_score_ + groups;           // [top_k]
+    order_ = reinterpret_cast<int32_t*>(weight_ + p.top_k);
+  }
+
+  __device__ void run(int64_t i) {
+    load(p_.logits.data + i * p_.logits.stride);
+    if (p_.score != MOE_SCORE_SPARSE_MIXER) score();
+    int kept = p_.top_k;
+    if (has_nan()) {
+      for (int j = lane_; j < p_.top_k; j += 32) {
+        order_[j] = j;
+        weight_[j] = __int_as_float(0x7FC00000);
+      }
+      __syncwarp();
+    } else {
+      if (p_.score == MOE_SCORE_SPARSE_MIXER) {
+        mix_sparsely();
+      } else {
+        if (p_.group_score != MOE_GROUP_NONE) limit_groups();
+        choose();
+      }
+      if (lane_ == 0) kept = drop();
+      kept = __shfl_sync(kFullWarp, kept, 0);
+      __syncwarp();
+      renormalise(kept);
+    }
+    for (int j = lane_; j < p_.top_k; j += 32) {
+      p_.ids.data[i * p_.ids.stride + j] = order_[j];
+      p_.weights.data[i * p_.weights.stride + j] = j < kept ? weight_[j] * p_.scale : 0.0F;
+    }
+    if (lane_ == 0 && p_.count != nullptr) p_.count[i * p_.count_stride] = kept;
+  }
+
+ private:
+  [[nodiscard]] __device__ int group_size() const { return p_.n_experts / p_.n_groups; }
+  [[nodiscard]] __device__ int gate_groups() const { return p_.score == MOE_SCORE_GROUP_GATE ? p_.n_groups : 0; }
+  [[nodiscard]] __device__ float bias(int e) const { return p_.bias == nullptr ? 0.0F : p_.bias[e]; }
+
+  __device__ void load(const float* logits) {
+    const float cap = p_.logit_cap;
+    for (int e = lane_; e < gate_groups() + p_.n_experts; e += 32) {
+      const float l = logits[e];
+      logits_[e] = cap > 0.0F ? cap * tanhf(l / cap) : l;
+    }
+    __syncwarp();
+  }
+
+  // s into logits_ (of the experts), c = s + bias into choice_.
+  __device__ void score() {
+    float* s = logits_ + gate_groups();
+    switch (p_.score) {
+      case MOE_SCORE_SOFTMAX:
+        softmax(s, p_.n_experts);
+        break;
+      case MOE_SCORE_SIGMOID:
+        for (int e = lane_; e < p_.n_experts; e += 32) s[e] = sigmoid(s[e]);
+        break;
+      case MOE_SCORE_SQRT_SOFTPLUS:
+        for (int e = lane_; e < p_.n_experts; e += 32) s[e] = sqrtf(fmaxf(s[e], 0.0F) + log1pf(expf(-fabsf(s[e]))));
+        break;
+      case MOE_SCORE_SOFTMAX_CHOSEN:  // the softmax follows the choice
+        break;
+      default:
+        softmax(logits_, p_.n_groups);
+        for (int g = 0; g < p_.n_groups; ++g) softmax(s + g * group_size(), group_size());
+        for (int g = lane_; g < p_.n_groups; g += 32) group_score_[g] = logits_[g];
+        __syncwarp();
+        for (int e = lane_; e < p_.n_experts; e += 32) s[e] *= logits_[e / group_size()];
+    }
+    __syncwarp();
+    for (int e = lane_; e < p_.n_experts; e += 32) choice_[e] = s[e] + bias(e);
+    __syncwarp();
+  }
+
+  // In place, by the whole warp.
+  __device__ void softmax(float* x, int n) {
+    float largest = -INFINITY;
+    for (int i = lane_; i < n; i += 32) largest = fmaxf(largest, x[i]);
+    largest = warp_max(largest);
+    float sum = 0.0F;
+    for (int i = lane_; i < n; i += 32) sum += x[i] = expf(x[i] - largest);
+    sum = warp_sum(sum);
+    for (int i = lane_; i < n; i += 32) x[i] /= sum;
+    __syncwarp();
+  }
+
+  [[nodiscard]] __device__ bool has_nan() const {
+    const float* values = p_.score == MOE_SCORE_SPARSE_MIXER ? logits_ : choice_;
+    bool found = false;
+    for (int e = lane_; e < p_.n_experts; e += 32) found = found || isnan(values[e]);
+    return __any_sync(kFullWarp, found) != 0;
+  }
+
+  // The largest value left; it is marked as taken.
+  __device__ int32_t take(float* values, int n) {
+    Best best{0.0F, -1};
+    for (int i = lane_; i < n; i += 32) {
+      if (!isnan(values[i])) best = better(best, {values[i], i});
+    }
+    best = warp_best(best);
+    if (best.index >= 0 && lane_ == best.index % 32) values[best.index] = __int_as_float(0x7FC00000);
+    __syncwarp();
+    return best.index;
+  }
+
+  [[nodiscard]] __device__ float score_group(int g) const {
+    const float* c = choice_ + g * group_size();
+    float first = -INFINITY;
+    float second = -INFINITY;
+    float sum = 0.0F;
+    for (int e = 0; e < group_size(); ++e) {
+      sum += c[e];
+      second = fmaxf(second, fminf(first, c[e]));
+      first = fmaxf(first, c[e]);
+    }
+    if (p_.group_score == MOE_GROUP_SUM) return sum;
+    return p_.group_score == MOE_GROUP_TOP2_SUM && group_size() > 1 ? first + second : first;
+  }
+
+  __device__ void limit_groups() {
+    if (p_.group_score != MOE_GROUP_GATE_SCORE) {
+      for (int g = lane_; g < p_.n_groups; g += 32) group_score_[g] = score_group(g);
+    }
+    for (int g = lane_; g < p_.n_groups; g += 32) group_[g] = 0.0F;
+    __syncwarp();
+    for (int i = 0; i < p_.top_groups; ++i) {
+      const int32_t g = take(group_score_, p_.n_groups);
+      if (lane_ == 0 && g >= 0) group_[g] = 1.0F;
+    }
+    __syncwarp();
+    const float fill = p_.fill == MOE_FILL_ZERO ? 0.0F : -INFINITY;
+    for (int e = lane_; e < p_.n_experts; e += 32) {
+      if (group_[e / group_size()] == 0.0F) choice_[e] = fill;
+    }
+    __syncwarp();
+  }
+
+  __device__ void choose() {
+    const float* s = logits_ + gate_groups();
+    for (int j = 0; j < p_.top_k; ++j) {
+      const int32_t e = take(choice_, p_.n_experts);
+      if (lane_ == 0) {
+        order_[j] = e;
+        weight_[j] = s[e];
+      }
+    }
+    __syncwarp();
+    if (p_.score != MOE_SCORE_SOFTMAX_CHOSEN) return;
+    for (int j = lane_; j < p_.top_k; j += 32) weight_[j] += bias(order_[j]);
+    __syncwarp();
+    softmax(weight_, p_.top_k);
+  }
+
+  // Round by round: the largest logit left, weighed by a softmax over those left that are near it.
+  __device__ void mix_sparsely() {
+    for (int e = lane_; e < p_.n_experts; e += 32) choice_[e] = logits_[e];
+    __syncwarp();
+    for (int j = 0; j < p_.top_k; ++j) {
+      Best best{0.0F, -1};
+      for (int e = lane_; e < p_.n_experts; e += 32) {
+        if (!isnan(choice_[e])) best = better(best, {choice_[e], e});
+      }
+      best = warp_best(best);
+      const float largest = best.value;
+      float sum = 0.0F;
+      for (int e = lane_; e < p_.n_experts; e += 32) {
+        const float l = logits_[e];
+        const bool far = (largest - l) / fmaxf(fabsf(l), largest) > 2.0F * p_.sparse_eps;
+        if (!isnan(choice_[e]) && !far) sum += expf(l - largest);
+      }
+      sum = warp_sum(sum);
+      __syncwarp();
+      if (lane_ == best.index % 32) choice_[best.index] = __int_as_float(0x7FC00000);
+      if (lane_ == 0) {
+        order_[j] = best.index;
+        weight_[j] = 1.0F / sum;
+      }
+      __syncwarp();
+    }
+  }
+
+  // Dynamic k, by one lane: moves those that are kept to the front, in order, and says how many they are.
+  __device__ int drop() {
+    const int k = p_.top_k;
+    const int least = min(max(p_.k_min, 1), k);
+    if (p_.dynamic == MOE_DYNAMIC_TOP_P) {
+      float sum = 0.0F;
+      for (int j = 0; j < k; ++j) {
+        if (j >= least && sum >= p_.threshold) return j;
+        sum += weight_[j];
+      }
+      return k;
+    }
+    if (p_.dynamic != MOE_DYNAMIC_RATIO) return k;
+    const float bar = p_.threshold * weight_[0];
+    int kept = least;
+    for (int j = least; j < k; ++j) {
+      if (!(weight_[j] > bar)) continue;
+      const float w = weight_[j];
+      const int32_t id = order_[j];
+      for (int m = j; m > kept; --m) {
+        weight_[m] = weight_[m - 1];
+        order_[m] = order_[m - 1];
+      }
+      weight_[kept] = w;
+      order_[kept] = id;
+      ++kept;
+    }
+    return kept;
+  }
+
+  __device__ void renormalise(int kept) {
+    if (p_.renorm == MOE_RENORM_NONE) return;
+    float sum = 0.0F;
+    for (int j = 0; j < kept; ++j) sum += weight_[j];
+    const float divisor = p_.renorm == MOE_RENORM_SUM ? sum + p_.renorm_eps : fmaxf(sum, p_.renorm_eps);
+    __syncwarp();
+    for (int j = lane_; j < kept; j += 32) weight_[j] /= divisor;
+    __syncwarp();
+  }
+
+  const RouteParams& p_;
+  const int lane_;
+  float* logits_;
+  float* choice_;
+  float* group_;
+  float* group_score_;
+  float* weight_;
+  int32_t* order_;
+};
+
+__global__ void route_kernel(const __grid_constant__ RouteParams p, int64_t row_floats) {
+  extern __shared__ float memory[];
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  if (i >= p.n) return;
+  Row(p, memory + threadIdx.x / 32 * row_floats).run(i);
+}
+
+}  // namespace
+
+cudaError_t launch_route(const RouteParams& p, cudaStream_t stream) {
+  if (p.n == 0) return cudaSuccess;
+  const int64_t bytes = route_bytes(p);
+  const int64_t warps = bytes <= 4096 ? 4 : 1;
+  const auto shared = static_cast<size_t>(bytes * warps);
+  if (shared > 48 * 1024) {
+    const cudaError_t status =
+        cudaFuncSetAttribute(route_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (status != cudaSuccess) return status;
+  }
+  const auto blocks = static_cast<unsigned>((p.n + warps - 1) / warps);
+  route_kernel<<<blocks, static_cast<unsigned>(warps * 32), shared, stream>>>(p, bytes / 4);
+  return MOE_CUDA_LAUNCHED();
+}
+
+}  // namespace moe::cuda
