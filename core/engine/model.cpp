@@ -334,11 +334,11 @@ moe::Result<ModelOutline> LoadedModel::outline(const Settings& settings, ModelSp
   Settings plain = settings;
   plain.engine.cache_dtype = "f32";
   for (auto& layer : plain.layers) layer.attention_backend = layer.expert_backend = "";
-  MOE_TRY(size_cache(plain));
   MOE_ASSIGN(auto device, Device::open(outline_backend(), {}, host));
   devices_.push_back(std::move(device));
   step_devices_.push_back(std::make_unique<StepDevice>(*devices_.back()));
   main_ = step_devices_.back().get();
+  MOE_TRY(size_cache(plain));
   OutlineLoader loader(checkpoint, spec_);
   const auto status = build_all(plain, host, loader);
   ModelOutline out = loader.take();
