@@ -63,16 +63,23 @@ bool rows_equal(const std::vector<TensorSource>& parts, int64_t n_in) {
   return std::all_of(parts.begin(), parts.end(), [&](const auto& p) { return p.row_elements() == n_in; });
 }
 
+// A vector is a matrix of one row or of one column.
+bool is_matrix(std::span<const int64_t> shape, int64_t n_out, int64_t n_in) {
+  if (shape.size() == 2) return shape[0] == n_out && shape[1] == n_in;
+  return shape.size() == 1 && ((n_in == 1 && shape[0] == n_out) || (n_out == 1 && shape[0] == n_in));
+}
+
 }  // namespace
 
 WeightLoader::WeightLoader(const Checkpoint& checkpoint, const ModelSpec& spec, LoadProgress progress)
     : checkpoint_(checkpoint), spec_(spec), progress_(std::move(progress)), used_(checkpoint.tensors().size(), false) {
   for (const auto& t : checkpoint.tensors()) bytes_total_ += t.bytes;
-  for (const auto& prefix : spec.prefixes) {
-    prefix_ = prefix;
+  if (locate(spec.tensors, "embed", 0, 0)) return;
+  for (const auto& rename : spec.renames) {
+    rename_ = rename;
     if (locate(spec.tensors, "embed", 0, 0)) return;
   }
-  prefix_.clear();
+  rename_ = {};
 }
 
 std::string WeightLoader::subject(const TensorInfo& tensor) const {
@@ -80,12 +87,17 @@ std::string WeightLoader::subject(const TensorInfo& tensor) const {
 }
 
 std::string WeightLoader::expand(const std::string& pattern, int64_t layer, int64_t expert) const {
+<<<<<<< HEAD
   return expand_tensor_name(pattern, layer, expert, static_cast<int64_t>(spec_.layers.size()));
 }
 
 std::string expand_tensor_name(const std::string& pattern, int64_t layer, int64_t expert, int64_t n_layers) {
   std::string out = pattern;
   const std::pair<const char*, int64_t> names[] = {{"{layer}", layer}, {"{expert}", expert}, {"{n_layers}", n_layers}};
+=======
+  std::string out = pattern.starts_with(rename_.from) ? rename_.to + pattern.substr(rename_.from.size()) : pattern;
+  const std::pair<const char*, int64_t> names[] = {{"{layer}", layer}, {"{expert}", expert}, {"{n_layers}", static_cast<int64_t>(spec_.layers.size())}};
+>>>>>>> arch
   for (const auto& [name, value] : names) {
     for (size_t at = out.find(name); at != std::string::npos; at = out.find(name)) out.replace(at, std::string_view(name).size(), std::to_string(value));
   }
@@ -95,32 +107,38 @@ std::string expand_tensor_name(const std::string& pattern, int64_t layer, int64_
 std::string WeightLoader::scales_name(const TensorPattern& pattern, const std::string& tensor, int64_t layer, int64_t expert) const {
   constexpr std::string_view kTensor = "{tensor}";
   const size_t at = pattern.scales.find(kTensor);
-  if (at == std::string::npos) return prefix_ + expand(pattern.scales, layer, expert);
+  if (at == std::string::npos) return expand(pattern.scales, layer, expert);
   return pattern.scales.substr(0, at) + tensor + pattern.scales.substr(at + kTensor.size());
 }
 
-std::optional<WeightLoader::Found> WeightLoader::locate(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
+std::vector<WeightLoader::Found> WeightLoader::alternatives(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
+  std::vector<Found> out;
   const auto it = map.find(role);
-  if (it == map.end()) return std::nullopt;
+  if (it == map.end()) return out;
   const auto mark = [&](const TensorInfo* t) { used_[static_cast<size_t>(t - checkpoint_.tensors().data())] = true; };
   for (const auto& pattern : it->second) {
     Found found;
     found.pattern = &pattern;
-    const std::string name = prefix_ + expand(pattern.name, layer, expert);
+    const std::string name = expand(pattern.name, layer, expert);
     found.tensor = checkpoint_.find(name);
     if (found.tensor == nullptr) continue;
     mark(found.tensor);
     if (!pattern.scales.empty()) found.scales = checkpoint_.find(scales_name(pattern, name, layer, expert));
     if (found.scales != nullptr) mark(found.scales);
-    return found;
+    out.push_back(found);
   }
-  return std::nullopt;
+  return out;
+}
+
+std::optional<WeightLoader::Found> WeightLoader::locate(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
+  const auto all = alternatives(map, role, layer, expert);
+  return all.empty() ? std::nullopt : std::optional(all.front());
 }
 
 moe::Error WeightLoader::missing(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
   std::vector<std::string> names;
   if (const auto it = map.find(role); it != map.end()) {
-    for (const auto& p : it->second) names.push_back(prefix_ + expand(p.name, layer, expert));
+    for (const auto& p : it->second) names.push_back(expand(p.name, layer, expert));
   }
   if (names.empty()) return moe::not_found(fmt::format("layer {}: weight \"{}\": the architecture \"{}\" names no tensor for it", layer, role, spec_.architecture));
   return moe::not_found(fmt::format("tensor {}: expected it in the checkpoint (weight \"{}\"), got none", fmt::join(names, " or "), role));
@@ -166,19 +184,27 @@ moe::Result<MatrixSet> WeightLoader::matrices(const TensorMap& map, const std::s
   set.n_out = n_out;
   set.n_in = n_in;
   for (int64_t g = 0; g < n_groups; ++g) {
-    const auto found = locate(map, role, layer, g);
-    if (!found) return missing(map, role, layer, g);
-    MOE_ASSIGN(TensorSource s, source(*found, g, n_groups));
-    const auto shape = s.shape();
-    const bool good = (shape.size() == 2 && shape[0] == n_out && shape[1] == n_in) || (shape.size() == 1 && n_in == 1 && shape[0] == n_out) ||
-                      (shape.size() == 1 && n_out == 1 && shape[0] == n_in);
-    if (!good) {
-      return moe::invalid(fmt::format("{}: expected [{}, {}] (weight \"{}\"), got {}", subject(*found->tensor), n_out, n_in, role, shape_text(shape)));
+    const auto all = alternatives(map, role, layer, g);
+    if (all.empty()) return missing(map, role, layer, g);
+    // Of several that are there (one tensor that some checkpoints store transposed) the first that fits.
+    std::optional<TensorSource> fitting;
+    std::optional<moe::Error> wrong;
+    for (size_t i = 0; i < all.size() && !fitting; ++i) {
+      auto read = source(all[i], g, n_groups);
+      if (read.ok() && is_matrix(read->shape(), n_out, n_in)) {
+        fitting = *read;
+      } else if (!wrong) {
+        wrong = read.ok() ? moe::invalid(fmt::format("{}: expected [{}, {}] (weight \"{}\"), got {}", subject(*all[i].tensor), n_out, n_in, role,
+                                                     shape_text(read->shape())))
+                          : read.error();
+      }
     }
+    if (!fitting) return *wrong;
+    TensorSource s = *fitting;
     if (s.shape().size() == 1 && n_in != 1) {  // one row, stored without its first dimension
       MOE_ASSIGN(s, s.as_row());
     }
-    if (set.name.empty()) set.name = found->tensor->name;
+    if (set.name.empty()) set.name = s.data().name;
     set.groups.push_back({s});
   }
   return set;
@@ -258,7 +284,7 @@ WeightLoader::Leftovers WeightLoader::leftovers() const {
   std::vector<std::string> prefixes;
   for (const auto& prefix : spec_.ignored) {
     prefixes.push_back(expand(prefix, 0, 0));
-    if (!prefix_.empty()) prefixes.push_back(prefix_ + prefixes.back());
+    if (prefixes.back() != prefix) prefixes.push_back(prefix);  // what lies beside the part that was renamed
   }
   const auto tensors = checkpoint_.tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {

@@ -86,13 +86,15 @@ class WeightLoader {
   [[nodiscard]] std::string subject(const TensorInfo& tensor) const;
   [[nodiscard]] std::string scales_name(const TensorPattern& pattern, const std::string& tensor, int64_t layer, int64_t expert) const;
   [[nodiscard]] std::string expand(const std::string& pattern, int64_t layer, int64_t expert) const;
+  // All patterns of the role whose tensors are in the checkpoint, in order; locate() gives the first.
+  [[nodiscard]] std::vector<Found> alternatives(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const;
   [[nodiscard]] moe::Result<TensorSource> source(const Found& found, int64_t group, int64_t n_groups) const;
   [[nodiscard]] moe::Error missing(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const;
 
   const Checkpoint& checkpoint_;
   const ModelSpec& spec_;
   LoadProgress progress_;
-  std::string prefix_;  // of the architecture's, the one that this checkpoint has
+  TensorRename rename_;  // of the architecture's, the one that this checkpoint has
   uint64_t bytes_total_ = 0;
   std::atomic<uint64_t> bytes_done_{0};
   mutable std::vector<bool> used_;

@@ -42,7 +42,7 @@ moe::Status read_tensors(const TomlNode* table, const std::string& subject, Tens
   if (table->table() == nullptr) return moe::invalid(fmt::format("{}: {}: expected a table, got {}", table->where(), subject, table->type_name()));
   for (const auto& [role, node] : *table->table()) {
     const std::string where = subject + "." + role;
-    if (role == "scales" || (node.table() != nullptr && node.find("name") == nullptr)) continue;  // [tensors.layer], ...
+    if (role == "scales" || role == "renames" || (node.table() != nullptr && node.find("name") == nullptr)) continue;  // [tensors.layer], ...
     std::vector<TensorPattern> alternatives;
     if (const auto* list = node.array()) {
       for (const auto& item : *list) {
@@ -78,12 +78,16 @@ class SpecBuilder {
   }
 
  private:
-  // The map that "root" names, if config.json has it: where a model of several parts keeps its language model.
-  static const nlohmann::json& part_of(const TomlNode& document, const nlohmann::json& config) {
+  // The map that "root" names, if config.json has it: where a model of several parts keeps its language model. What surrounds it is its
+  // key "outer".
+  static nlohmann::json part_of(const TomlNode& document, const nlohmann::json& config) {
     const TomlNode* root = document.find("root");
     const auto* name = root == nullptr ? nullptr : std::get_if<std::string>(&root->value);
     const auto part = name == nullptr ? config.end() : config.find(*name);
-    return part != config.end() && part->is_object() ? *part : config;
+    if (part == config.end() || !part->is_object()) return config;
+    nlohmann::json inner = *part;
+    inner["outer"] = config;
+    return inner;
   }
 
   // The file's own names for expressions that it uses more than once, in this layer.
@@ -155,16 +159,25 @@ class SpecBuilder {
         }
       }
     }
-    if (const TomlNode* prefixes = tensors->find("prefixes")) {
-      spec_.tensors.erase("prefixes");
-      TableReader reader(*tensors, "tensors");
-      spec_.prefixes = reader.texts("prefixes");
-      if (spec_.prefixes.empty()) return moe::invalid(fmt::format("{}: tensors.prefixes: expected names, got none", prefixes->where()));
-    }
+    MOE_TRY(read_renames(tensors->find("renames")));
     // "ignored" reads as a tensor role whose names are prefixes.
     if (auto it = spec_.tensors.find("ignored"); it != spec_.tensors.end()) {
       for (const auto& p : it->second) spec_.ignored.push_back(p.name);
       spec_.tensors.erase(it);
+    }
+    return {};
+  }
+
+  moe::Status read_renames(const TomlNode* renames) {
+    if (renames == nullptr) return {};
+    if (renames->array() == nullptr) return moe::invalid(fmt::format("{}: tensors.renames: expected a list, got {}", renames->where(), renames->type_name()));
+    for (const auto& item : *renames->array()) {
+      TableReader reader(item, "tensors.renames");
+      TensorRename rename;
+      rename.from = reader.text("from");
+      rename.to = reader.text("to");
+      MOE_TRY(reader.finish());
+      spec_.renames.push_back(std::move(rename));
     }
     return {};
   }
@@ -298,7 +311,7 @@ class SpecBuilder {
   }
 
   const TomlNode& document_;
-  const nlohmann::json& config_;
+  const nlohmann::json config_;
   int64_t wanted_context_;
   int64_t n_layers_ = 0;
   std::map<std::string, Value> variables_;

@@ -31,7 +31,13 @@ struct TensorPattern {
   bool packed = false;
 };
 
-// By role; the first alternative whose tensor exists is taken.
+// Names that begin with `from` begin with `to` instead.
+struct TensorRename {
+  std::string from;
+  std::string to;
+};
+
+// By role; the first alternative whose tensor exists is taken, of matrices the first that has the right shape too.
 using TensorMap = std::map<std::string, std::vector<TensorPattern>>;
 
 // Rotary embedding of one layer: see moe_rope_args.
@@ -124,7 +130,8 @@ struct ModelSpec {
   TensorMap router_tensors;  // by the router's roles
   TensorMap expert_tensors;  // by the expert plugin's roles
   TensorMap dense_tensors;   // the same in dense layers
-  std::vector<std::string> prefixes;  // in front of every name; the first with which the embedding is found counts
+  // Other beginnings of names, for models of several parts: the first with which the embedding is found counts.
+  std::vector<TensorRename> renames;
   std::vector<std::string> ignored;  // name prefixes that may lie in the file unused, with a note (multi-token prediction, ...)
   std::vector<std::string> notes;
 };

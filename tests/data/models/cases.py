@@ -1,6 +1,7 @@
 """The cases: a name, the model and what is awkward about it. Keys of a case:
 
     model_type, config   what transformers.AutoConfig.for_model takes; `class` where the model is not a causal language model by itself
+    part                 the submodule that computes the logits, where it is not the model
     spelling             4: config.json as transformers 4 wrote it
     shard                weights in files of at most this size
     layout               "memory": the tensors as transformers 5 has them in memory (fused experts), not as it saves them
@@ -130,4 +131,24 @@ CASES = {
                                                                      "use_qk_norm": False, "attention_bias": True}),
     "flex_olmo": case("flex_olmo", OLMOE | {"num_key_value_heads": 2, "pad_token_id": None}),
     "deepseek_v3_groups_negative_bias": case("deepseek_v3", DEEPSEEK | {"n_group": 4, "topk_group": 2, "num_experts_per_tok": 4}, bias=-1.2),
+    "llama4_beside_vision": case("llama4", {"text_config": SMALL | LLAMA4 | {"num_hidden_layers": 2, "num_local_experts": 3},
+                                           "vision_config": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+                                                             "intermediate_size": 8, "image_size": 8, "patch_size": 4,
+                                                             "vision_output_dim": 8, "projector_input_dim": 8, "projector_output_dim": 8}},
+                                 **{"class": "Llama4ForConditionalGeneration"}, part="language_model"),
+    "qwen3_vl_moe": case("qwen3_vl_moe", {"text_config": SMALL | QWEN3 | {"rope_parameters": rope(mrope_section=[1, 1, 1])},
+                                         "vision_config": {"hidden_size": 8, "depth": 1, "num_heads": 2, "intermediate_size": 8,
+                                                           "out_hidden_size": 16, "patch_size": 4, "num_position_embeddings": 4,
+                                                           "deepstack_visual_indexes": [0]},
+                                         "tie_word_embeddings": False},
+                         **{"class": "Qwen3VLMoeForConditionalGeneration"}),
+    "glm4_moe_lite": case("glm4_moe_lite", DEEPSEEK | {"num_hidden_layers": 3, "mlp_layer_types": ["sparse", "dense", "sparse"],
+                                                      "n_group": 1, "topk_group": 1}),
+    "exaone_moe": case("exaone_moe", GLM4 | {"num_hidden_layers": 3, "num_experts": 6, "num_shared_experts": 1, "sliding_window": 6,
+                                            "sliding_window_pattern": 2}),
+    "mistral4": case("mistral4", DEEPSEEK | {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 0,
+                                            "rope_parameters": rope("yarn", mscale=1.0, mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0,
+                                                                    llama_4_scaling_beta=0.4, **(YARN | {"original_max_position_embeddings": 5}))},
+                     **{"class": "Mistral4ForCausalLM"}),
+    "solar_open": case("solar_open", GLM4 | {"n_shared_experts": 1}),
 }

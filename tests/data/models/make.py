@@ -91,7 +91,7 @@ class Routes:
 
 def logits_of(model, ids):
     with torch.no_grad():
-        return model(torch.tensor([ids]), use_cache=False).logits[0].float()
+        return getattr(model, "computes", model)(torch.tensor([ids]), use_cache=False).logits[0].float()
 
 
 def measure(model, ids, n_greedy):
@@ -153,6 +153,8 @@ def make(name, case, folder, n_tokens=22, n_greedy=8):
         model_class = getattr(transformers, case["class"]) if "class" in case else transformers.AutoModelForCausalLM
         make_model = model_class._from_config if "class" in case else model_class.from_config
         model = make_model(config, attn_implementation="eager", experts_implementation="eager").eval().float()
+        if "part" in case:
+            object.__setattr__(model, "computes", getattr(model, case["part"]))
         fill(model, seed, case.get("bias", 0.0))
         replaced = case["quantise"](model) if "quantise" in case else {}
         generator = np.random.default_rng(seed)
@@ -167,6 +169,8 @@ def make(name, case, folder, n_tokens=22, n_greedy=8):
     if not replaced:  # what is on disk is what was computed, by the reference's own reading of it
         again = (getattr(transformers, case["class"]) if "class" in case else transformers.AutoModelForCausalLM).from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
+        if "part" in case:
+            object.__setattr__(again, "computes", getattr(again, case["part"]))
         apart = float((logits_of(again, ids) - logits).abs().max())
         if not apart <= 1e-5 * float(logits.abs().max()):
             raise SystemExit(f"{name}: the checkpoint gives other logits when it is read again: {apart}")
