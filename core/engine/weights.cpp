@@ -87,17 +87,13 @@ std::string WeightLoader::subject(const TensorInfo& tensor) const {
 }
 
 std::string WeightLoader::expand(const std::string& pattern, int64_t layer, int64_t expert) const {
-<<<<<<< HEAD
-  return expand_tensor_name(pattern, layer, expert, static_cast<int64_t>(spec_.layers.size()));
+  const std::string name = pattern.starts_with(rename_.from) ? rename_.to + pattern.substr(rename_.from.size()) : pattern;
+  return expand_tensor_name(name, layer, expert, static_cast<int64_t>(spec_.layers.size()));
 }
 
 std::string expand_tensor_name(const std::string& pattern, int64_t layer, int64_t expert, int64_t n_layers) {
   std::string out = pattern;
   const std::pair<const char*, int64_t> names[] = {{"{layer}", layer}, {"{expert}", expert}, {"{n_layers}", n_layers}};
-=======
-  std::string out = pattern.starts_with(rename_.from) ? rename_.to + pattern.substr(rename_.from.size()) : pattern;
-  const std::pair<const char*, int64_t> names[] = {{"{layer}", layer}, {"{expert}", expert}, {"{n_layers}", static_cast<int64_t>(spec_.layers.size())}};
->>>>>>> arch
   for (const auto& [name, value] : names) {
     for (size_t at = out.find(name); at != std::string::npos; at = out.find(name)) out.replace(at, std::string_view(name).size(), std::to_string(value));
   }
