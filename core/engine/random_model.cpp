@@ -66,7 +66,7 @@ class Lister {
     if (!need.vector) shape.push_back(need.n_in);
     if (pattern.transposed) std::swap(shape[0], shape[1]);
     if (!apart && (need.n_groups > 1 || need.part == WeightPart::kExperts)) shape.insert(shape.begin(), need.n_groups);
-    const std::string name = prefix() + expand_tensor_name(pattern.name, need.layer, group, n_layers);
+    const std::string name = expand_tensor_name(pattern.name, need.layer, group, n_layers);
     const auto kind = need.part == WeightPart::kNorm ? RandomKind::kOnes : RandomKind::kMatrix;
     if (!pattern.packed) {
       const std::string encoding = encoding_of(need, shape.back());
@@ -78,12 +78,10 @@ class Lister {
       return moe::invalid(fmt::format("tensor {}: expected rows of a multiple of {} for MXFP4, got {}", name, kBlock,
                                       shape_text(shape)));
     shape.back() /= kBlock;
-    MOE_TRY(put(prefix() + expand_tensor_name(pattern.scales, need.layer, group, n_layers), "u8", "mxfp4_scales", shape, kind));
+    MOE_TRY(put(expand_tensor_name(pattern.scales, need.layer, group, n_layers), "u8", "mxfp4_scales", shape, kind));
     shape.push_back(kBlock / 2);
     return put(name, "u8", "mxfp4_blocks", std::move(shape), kind);
   }
-
-  [[nodiscard]] std::string prefix() const { return outline_.spec.prefixes.empty() ? "" : outline_.spec.prefixes.front(); }
 
   [[nodiscard]] std::string encoding_of(const WeightNeed& need, int64_t row) const {
     if (gguf_ && (need.vector || need.part == WeightPart::kRouter)) return "f32";
