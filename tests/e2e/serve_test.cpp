@@ -1,5 +1,7 @@
 // The real server and clients on the quickstart model.
 #include <map>
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
@@ -230,7 +232,7 @@ TEST(Serve, a_batch_is_answered_line_by_line_and_wrong_lines_are_named) {
   const e2e::ScratchDir dir;
   std::string lines;
   for (int i = 0; i < 40; ++i) {
-    lines += nlohmann::json{{"id", "q" + std::to_string(i)},
+    lines += nlohmann::json{{"id", fmt::format("q{}", i)},
                             {"prompt", "Count: "},
                             {"max_tokens", 5 + i % 7},
                             {"seed", i % 3},
