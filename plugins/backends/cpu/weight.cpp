@@ -13,6 +13,7 @@
 #include "moe/sdk/numeric.hpp"
 #include "moe/sdk/quant.hpp"
 #include "moe/sdk/tensor.hpp"
+#include "moe/sdk/weight_format.hpp"
 #include "parallel.hpp"
 
 namespace moe::cpu {
@@ -40,8 +41,6 @@ Memory& Memory::operator=(Memory&& other) noexcept {
 
 namespace {
 
-constexpr const char* kNames[kFormats] = {"f32", "f16", "bf16", "int8", "int4"};
-
 int64_t element_bytes(Format format) { return format == Format::kF32 ? 4 : 2; }
 
 // A unit of a panel of sixteen rows: one k, two of bf16, a line of integers.
@@ -53,31 +52,6 @@ int64_t n_units(Format format, int64_t n_in) {
   if (format == Format::kI8) return blocks * kI8BlockLines;
   if (format == Format::kI4) return blocks * kI4BlockLines;
   return format == Format::kBF16 ? (n_in + 1) / 2 : n_in;
-}
-
-// How a weight is kept. "auto": as it is stored, or in the narrowest format that holds every value of it: mxfp4's are
-// 4-bit floats times a power of two, e4m3's have four significant bits, q8_0 and q4_0 are groups of int8 and int4 (if
-// their blocks can be read); the others' have more bits than f16 and bf16 keep.
-Result<Format> format_for(const moe_weight_source& source) {
-  const std::string_view encoding = source.encoding == nullptr ? "f32" : source.encoding;
-  std::string_view wanted = source.wanted == nullptr ? "auto" : source.wanted;
-  const bool known = wanted == "auto" || std::find(std::begin(kNames), std::end(kNames), wanted) != std::end(kNames);
-  if (!known) {
-    return unimplemented("encoding: expected auto, f32, f16, bf16, int8 or int4 (what the backend cpu can keep), got " +
-                         std::string(wanted));
-  }
-  const bool embed_only = source.uses == MOE_USE_EMBED;
-  // A table is read a row at a time: nothing is gained by groups, and its precision is kept.
-  if (embed_only && (wanted == "int8" || wanted == "int4")) wanted = "auto";
-  const std::string_view name = wanted == "auto" ? encoding : wanted;
-  for (int i = 0; i < kFormats; ++i) {
-    if (name == kNames[i]) return static_cast<Format>(i);
-  }
-  const bool has_blocks = !embed_only && source.raw != nullptr && source.n_groups > 0 &&
-                          source.n_in % kQuantGroup == 0 && source.raw(source.context, 0) != nullptr;
-  if (encoding == "q8_0" && has_blocks) return Format::kI8;
-  if (encoding == "q4_0" && has_blocks) return Format::kI4;
-  return encoding == "mxfp4" || encoding == "f8_e4m3" ? Format::kBF16 : Format::kF32;
 }
 
 // Lays out the weight and gets its memory.
@@ -279,10 +253,11 @@ void pack(const moe_weight_source& source, const moe_weight& w) {
 
 }  // namespace
 
-const char* format_name(Format format) { return kNames[static_cast<int>(format)]; }
+const char* format_name(Format format) { return kWeightFormats[static_cast<int>(format)]; }
 
 Result<moe_prepared> prepare_weight(const moe_weight_source& source) {
-  MOE_ASSIGN(const Format format, format_for(source));
+  MOE_ASSIGN(const int kept, choose_weight_format(source, "cpu"));
+  const auto format = static_cast<Format>(kept);
   MOE_ASSIGN(std::unique_ptr<moe_weight> weight, allocate(source, format));
   pack(source, *weight);
   auto prepared = make<moe_prepared>();

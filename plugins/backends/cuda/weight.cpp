@@ -9,6 +9,7 @@
 #include "moe/sdk/plugin.hpp"
 #include "moe/sdk/quant.hpp"
 #include "moe/sdk/tensor.hpp"
+#include "moe/sdk/weight_format.hpp"
 
 moe_weight::~moe_weight() {
   if (memory != nullptr) cudaFree(memory);
@@ -20,33 +21,6 @@ namespace {
 constexpr const char* kNames[kFormats] = {"f32", "f16", "bf16", "int8", "int4", "f8_e4m3"};
 
 bool is_integer(Format format) { return format == Format::kI8 || format == Format::kI4; }
-
-// How a weight is kept. "auto": as it is stored, or in the narrowest format that holds every value of it: mxfp4's are
-// 4-bit floats times a power of two, e4m3's have four significant bits, q8_0 and q4_0 are groups of int8 and int4 (if
-// their blocks can be read).
-Result<Format> format_for(const moe_weight_source& source) {
-  const std::string_view encoding = source.encoding == nullptr ? "f32" : source.encoding;
-  std::string_view wanted = source.wanted == nullptr ? "auto" : source.wanted;
-  constexpr int kWanted = 5;  // those that a configuration can ask for
-  const bool known = wanted == "auto" || std::find(kNames, kNames + kWanted, wanted) != kNames + kWanted;
-  if (!known) {
-    return unimplemented(
-        "encoding: expected auto, f32, f16, bf16, int8 or int4 (what the backend cuda can keep), got " +
-        std::string(wanted));
-  }
-  const bool embed_only = source.uses == MOE_USE_EMBED;
-  // A table is read a row at a time: nothing is gained by groups, and its precision is kept.
-  if (embed_only && (wanted == "int8" || wanted == "int4")) wanted = "auto";
-  const std::string_view name = wanted == "auto" ? encoding : wanted;
-  for (int i = 0; i < kWanted; ++i) {
-    if (name == kNames[i]) return static_cast<Format>(i);
-  }
-  const bool has_blocks = !embed_only && source.raw != nullptr && source.n_groups > 0 &&
-                          source.n_in % kQuantGroup == 0 && source.raw(source.context, 0) != nullptr;
-  if (encoding == "q8_0" && has_blocks) return Format::kI8;
-  if (encoding == "q4_0" && has_blocks) return Format::kI4;
-  return encoding == "mxfp4" || encoding == "f8_e4m3" ? Format::kBF16 : Format::kF32;
-}
 
 // Lays out the weight and gets its memory.
 Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Format format) {
@@ -304,7 +278,8 @@ Status Uploader::finish() {
 
 Result<moe_prepared> prepare_weight(const moe_weight_source& source, Uploader& uploader) {
   MOE_TRY(poisoned());
-  MOE_ASSIGN(const Format format, format_for(source));
+  MOE_ASSIGN(const int kept, choose_weight_format(source, "cuda"));
+  const auto format = static_cast<Format>(kept);
   MOE_ASSIGN(std::unique_ptr<moe_weight> weight, allocate(source, format));
   MOE_TRY(Packing(source, *weight, uploader).run());
   auto prepared = make<moe_prepared>();

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/attention.cuh"
+#include "kernels/launch.hpp"
 
 namespace moe::cuda {
 namespace attention {
@@ -129,16 +130,9 @@ cudaError_t launch_any(const AttentionParams& p, int64_t chunk_positions, cudaSt
 }
 
 cudaError_t launch_combine(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.n * p.heads));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = p.pdl ? 1 : 0;
-  return cudaLaunchKernelEx(&config, combine_kernel, p, chunks_of(p, chunk_positions), chunk_positions);
+  const dim3 grid(static_cast<unsigned>(p.n * p.heads));
+  return launch_kernel(combine_kernel, {grid, kThreads, 0, p.pdl}, stream, p, chunks_of(p, chunk_positions),
+                       chunk_positions);
 }
 
 }  // namespace attention

@@ -3,6 +3,7 @@
 // products may cost: queries and exponentials, which are f32, are multiplied as a sum of three bf16, which loses
 // nothing of an f32.
 #include "kernels/attention_mma.cuh"
+#include "kernels/launch.hpp"
 
 namespace moe::cuda::attention {
 namespace {
@@ -230,23 +231,11 @@ template <int kKDim, int kVDim, bool kShared>
 cudaError_t launch(const AttentionParams& p, int64_t positions, cudaStream_t stream) {
   const auto kernel = heads_kernel<kKDim, kVDim, kShared>;
   constexpr size_t kBytes = sizeof(Memory<kKDim, kVDim, kShared>);
-  cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes));
-  if (status != cudaSuccess) return status;
   const int64_t group = p.heads / p.kv_heads;
   const int64_t n_chunks = chunks_of(p, positions);
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>(p.n * p.kv_heads * ((group + kRows - 1) / kRows)), static_cast<unsigned>(n_chunks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = p.pdl ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, p, n_chunks, positions);
+  const dim3 grid(static_cast<unsigned>(p.n * p.kv_heads * ((group + kRows - 1) / kRows)),
+                  static_cast<unsigned>(n_chunks));
+  return launch_kernel(kernel, {grid, kThreads, kBytes, p.pdl}, stream, p, n_chunks, positions);
 }
 
 bool is_latent(const AttentionParams& p) {

@@ -1,5 +1,6 @@
 #include "kernels/chain.hpp"
 #include "kernels/device.cuh"
+#include "kernels/launch.hpp"
 
 namespace moe::cuda {
 namespace {
@@ -109,16 +110,8 @@ __global__ void __launch_bounds__(kThreads) chain_kernel(const __grid_constant__
 
 cudaError_t launch_chain(const ChainParams& p, cudaStream_t stream) {
   if (p.n == 0 || p.n_steps == 0) return cudaSuccess;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.n));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = p.pdl ? 1 : 0;
-  return cudaLaunchKernelEx(&config, chain_kernel, p);
+  const dim3 grid(static_cast<unsigned>(p.n));
+  return launch_kernel(chain_kernel, {grid, kThreads, 0, p.pdl}, stream, p);
 }
 
 }  // namespace moe::cuda

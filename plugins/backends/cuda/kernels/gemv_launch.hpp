@@ -1,43 +1,14 @@
-// Launching a kernel, with programmatic dependent launch where it is asked for; and the one kernel that comes before
-// those that need their input in a certain way.
+// The one kernel that comes before those that need their input in a certain way.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <utility>
 
+#include "kernels/launch.hpp"
 #include "kernels/weight.hpp"
 
 namespace moe::cuda {
-
-struct LaunchShape {
-  dim3 grid;
-  unsigned threads;
-  size_t shared_bytes;
-  bool pdl;
-};
-
-template <typename... Params, typename... Args>
-cudaError_t launch_kernel(void (*kernel)(Params...), const LaunchShape& shape, cudaStream_t stream, Args&&... args) {
-  constexpr size_t kPlainSharedBytes = 48 * 1024;
-  if (shape.shared_bytes > kPlainSharedBytes) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
-    if (error != cudaSuccess) return error;
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = dim3(shape.threads);
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = shape.pdl ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
-}
 
 // Rows of f32 as products read them: out[i, g, :] [n, n_groups, out_row] is x[i, g, :] with zeros from n_in on, rounded
 // to MOE_I8 and back where `round_i8` (each value q * scale in f32; moe/sdk/quant.hpp).
