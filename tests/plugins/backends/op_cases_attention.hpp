@@ -139,7 +139,8 @@ inline AttentionShape some_attention_shape(Random& random, bool latent) {
 inline OpCase attention_case_of(CaseBuilder<moe_attention_args>& b, const AttentionShape& shape, int32_t dtype,
                                 bool latent) {
   const auto& [n_sequences, page_size, max_pages, n, kv_heads, heads, v_dim, k_dim] = shape;
-  const int64_t n_rows = n_sequences * max_pages * page_size;
+  const int64_t n_positions = max_pages * page_size;  // of a sequence
+  const int64_t n_rows = n_sequences * n_positions;
   b.args.window = b.random.pick<int64_t>({0, 0, 1, 3, 17, 1000});
   b.args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(k_dim)));
   b.args.soft_cap = b.random.chance(0.3) ? static_cast<float>(b.random.uniform(1, 50)) : 0.0F;
@@ -196,9 +197,9 @@ inline OpCase attention_case_of(CaseBuilder<moe_attention_args>& b, const Attent
   b.i32(
       b.args.pages.page_table, {n_sequences, max_pages}, false,
       [&](int64_t i) { return pages[static_cast<size_t>(i)]; }, false);
-  b.i32(b.args.sequences, {n}, true, [&](int64_t) { return static_cast<int32_t>(b.random.below(n_sequences)); });
+  b.i32(b.args.sequences, {n}, true, [&](int64_t) { return static_cast<int32_t>(b.random.below(shape.n_sequences)); });
   b.i32(b.args.positions, {n}, true, [&](int64_t i) {
-    return static_cast<int32_t>(i == 0 ? max_pages * page_size - 1 : b.random.below(max_pages * page_size));
+    return static_cast<int32_t>(i == 0 ? n_positions - 1 : b.random.below(n_positions));
   });
   if (b.random.chance(0.4)) b.vector(b.args.sinks, heads, -3, 3);
   const size_t out = b.output(b.args.out, {n, heads, v_dim});
