@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/engine/device.hpp"
+
 namespace patchbay {
 namespace {
 
@@ -41,6 +43,12 @@ double measure_read_bandwidth(Host& host, double seconds) {
     best = std::max(best, static_cast<double>(kBytes) / std::chrono::duration<double>(Clock::now() - start).count());
   } while (Clock::now() < end);
   return best;
+}
+
+double measure_weights_bandwidth(Host& host, Model& model, double seconds) {
+  const auto devices = model.devices();
+  const bool all_here = std::all_of(devices.begin(), devices.end(), [](const Device* d) { return d->host_visible(); });
+  return all_here ? measure_read_bandwidth(host, seconds) : 0.0;
 }
 
 }  // namespace patchbay

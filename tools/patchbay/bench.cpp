@@ -159,12 +159,14 @@ Breakdown break_down(Session& session, const BenchFlags& flags) {
 
 void print_table(const Session& session, const std::vector<Measurement>& all, const Breakdown& b, double before, double after) {
   const ModelBytes& bytes = session.model->bytes();
-  fmt::print("memory reads {:.1f} GB/s before, {:.1f} GB/s after; {:.2f} MB of weights a token at batch 1, {} threads\n", before / 1e9, after / 1e9,
-             static_cast<double>(bytes.read_per_token) / 1e6, session.host->pool().n_threads());
+  const bool measured = before > 0;
+  if (measured) fmt::print("memory reads {:.1f} GB/s before, {:.1f} GB/s after; ", before / 1e9, after / 1e9);
+  fmt::print("{:.2f} MB of weights a token at batch 1{}, {} threads\n", static_cast<double>(bytes.read_per_token) / 1e6,
+             measured ? "" : " from a device's memory, whose speed is not measured", session.host->pool().n_threads());
   fmt::print("{:>6} {:>16} {:>15} {:>9} {:>12} {:>12}\n", "batch", "prefill tok/s", "decode tok/s", "share", "step p50 us", "step p99 us");
   for (const auto& m : all) {
     const DecodeSpeed speed = decode_speed(*session.model, 1, 1.0 / m.decode_tokens_per_s, std::max(before, after));
-    const std::string share = m.batch == 1 ? fmt::format("{:.0f} %", speed.share * 100) : "-";
+    const std::string share = m.batch == 1 && measured ? fmt::format("{:.0f} %", speed.share * 100) : "-";
     fmt::print("{:>6} {:>16.0f} {:>15.0f} {:>9} {:>12.0f} {:>12.0f}\n", m.batch, m.prefill_tokens_per_s, m.decode_tokens_per_s, share, m.step_us, m.p99_step_us);
   }
   fmt::print("\na decode step at batch 1: {:.0f} us, of which {:.0f} us in operations and {:.1f} us in everything else (at most {:.0f} us is the aim)\n", b.step_us,
@@ -196,11 +198,11 @@ void bench(const BenchFlags& flags) {
     fail(moe::invalid(fmt::format("--prompt-tokens and --decode-tokens: expected at most {} together (the context), got {}", session.model->context() - 1,
                                   flags.n_prompt + flags.n_decode)));
   }
-  const double before = measure_read_bandwidth(*session.host, 0.2);
+  const double before = measure_weights_bandwidth(*session.host, *session.model, 0.2);
   std::vector<Measurement> all;
   for (const int64_t batch : flags.batch) all.push_back(measure(session, flags, batch));
   const Breakdown breakdown = break_down(session, flags);
-  const double after = measure_read_bandwidth(*session.host, 0.2);
+  const double after = measure_weights_bandwidth(*session.host, *session.model, 0.2);
   if (!flags.common.json) {
     print_table(session, all, breakdown, before, after);
     return;
@@ -209,7 +211,7 @@ void bench(const BenchFlags& flags) {
   for (const auto& m : all) {
     const DecodeSpeed speed = decode_speed(*session.model, 1, 1.0 / m.decode_tokens_per_s, std::max(before, after));
     rows.push_back({{"batch", m.batch}, {"prefill_tokens_per_second", m.prefill_tokens_per_s}, {"decode_tokens_per_second", m.decode_tokens_per_s},
-                    {"step_us_p50", m.step_us}, {"step_us_p99", m.p99_step_us}, {"share_of_bandwidth", m.batch == 1 ? nlohmann::json(speed.share) : nlohmann::json()}});
+                    {"step_us_p50", m.step_us}, {"step_us_p99", m.p99_step_us}, {"share_of_bandwidth", m.batch == 1 && before > 0 ? nlohmann::json(speed.share) : nlohmann::json()}});
   }
   const nlohmann::json doc = {{"bandwidth_gb_per_second", {before / 1e9, after / 1e9}},
                               {"threads", session.host->pool().n_threads()},

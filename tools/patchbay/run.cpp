@@ -98,8 +98,8 @@ void print_json(const Session& session, const Generation& g, const DecodeSpeed& 
                               {"decode_seconds", g.end.usage.decode_s},
                               {"tokens_per_second", speed.tokens_per_s},
                               {"gb_per_second", speed.bytes_per_s / 1e9},
-                              {"bandwidth_gb_per_second", bandwidth / 1e9},
-                              {"share_of_bandwidth", speed.share},
+                              {"bandwidth_gb_per_second", bandwidth > 0 ? nlohmann::json(bandwidth / 1e9) : nlohmann::json()},
+                              {"share_of_bandwidth", bandwidth > 0 ? nlohmann::json(speed.share) : nlohmann::json()},
                               {"expert_tokens", session.engine->stats().expert_tokens}};
   fmt::print("{}\n", doc.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
@@ -108,8 +108,8 @@ void print_summary(const Session& session, const Generation& g, const DecodeSpee
   const auto& u = g.end.usage;
   fmt::print(stderr, "\n{} + {} tokens, first after {:.0f} ms", u.n_prompt, u.n_generated, (u.queue_s + u.prefill_s) * 1e3);
   if (speed.tokens_per_s > 0) {
-    fmt::print(stderr, "; {:.0f} tokens/s, {:.1f} GB/s of weights = {:.0f} % of the {:.1f} GB/s that memory reads here", speed.tokens_per_s,
-               speed.bytes_per_s / 1e9, speed.share * 100, bandwidth / 1e9);
+    fmt::print(stderr, "; {:.0f} tokens/s, {:.1f} GB/s of weights", speed.tokens_per_s, speed.bytes_per_s / 1e9);
+    if (bandwidth > 0) fmt::print(stderr, " = {:.0f} % of the {:.1f} GB/s that memory reads here", speed.share * 100, bandwidth / 1e9);
   }
   fmt::print(stderr, "\n{}", heat_map(heat_rows(*session.model, session.engine->stats().expert_tokens), isatty(2) == 1));
 }
@@ -133,7 +133,7 @@ void run(const RunFlags& flags) {
   if (!json) fmt::print("\n");
   if (g.end.reason == FinishReason::kFailed) fail(g.end.error.value_or(moe::internal("the request failed")));
   if (flags.common.quiet && !json) return;
-  const double bandwidth = interrupted() ? 0 : measure_read_bandwidth(*session.host, 0.05);
+  const double bandwidth = interrupted() ? 0 : measure_weights_bandwidth(*session.host, *session.model, 0.05);
   // The first token comes out of the prefill.
   const DecodeSpeed speed = decode_speed(*session.model, g.end.usage.n_generated - 1, g.end.usage.decode_s, bandwidth);
   if (json) {
