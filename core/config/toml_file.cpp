@@ -1,9 +1,15 @@
 #include "core/config/toml_file.hpp"
 
 #include <fmt/format.h>
-#include <toml++/toml.h>
 
 #include "core/model/json/json.hpp"
+
+// toml++ 3.3 asserts that a table header begins with a character of a key, of which it has not made sure: "[;" would
+// abort, or under NDEBUG become a promise to clang's optimizer. Without the assertion it reports the character as the
+// error that it is.
+#undef NDEBUG
+#define TOML_ASSERT(expression) static_cast<void>(0)
+#include <toml++/toml.h>
 
 namespace patchbay {
 namespace {
@@ -42,7 +48,8 @@ class Converter {
     } else if (const auto* s = node.as_string()) {
       out.value = s->get();
     } else {
-      return moe::invalid(fmt::format("{}: expected a boolean, number, string, array or table, got a date or time", out.where()));
+      return moe::invalid(
+          fmt::format("{}: expected a boolean, number, string, array or table, got a date or time", out.where()));
     }
     return out;
   }
@@ -77,7 +84,8 @@ moe::Result<TomlNode> parse_toml(std::string_view text, const std::string& sourc
   const toml::parse_result parsed = toml::parse(text, source);
   if (!parsed) {
     const auto& at = parsed.error().source().begin;
-    return moe::invalid(fmt::format("{}: line {}, column {}: {}", source, at.line, at.column, parsed.error().description()));
+    return moe::invalid(
+        fmt::format("{}: line {}, column {}: {}", source, at.line, at.column, parsed.error().description()));
   }
   return Converter(source).convert(parsed.table());
 }

@@ -10,6 +10,14 @@ std::string error_of(std::string_view text) {
   return settings.ok() ? "" : settings.error().message;
 }
 
+TEST(Settings, a_table_header_that_begins_with_no_character_of_a_key_is_an_error_with_its_place) {
+  for (const char* text : {"[;", "[[#", "[=]", "[\n", "[[\x01]]"}) {
+    const auto settings = settings_from_text(text, "x.toml");
+    ASSERT_FALSE(settings.ok()) << text;
+    EXPECT_EQ(settings.error().message.rfind("x.toml: line 1, column ", 0), 0u) << settings.error().message;
+  }
+}
+
 TEST(Settings, an_empty_file_gives_the_defaults) {
   const auto settings = settings_from_text("", "a.toml");
   ASSERT_TRUE(settings.ok()) << settings.error().message;
