@@ -18,6 +18,16 @@ TEST(Settings, a_table_header_that_begins_with_no_character_of_a_key_is_an_error
   }
 }
 
+TEST(Settings, letters_beyond_ascii_stand_in_strings_and_comments_and_nowhere_else) {
+  for (const char* text :
+       {"ź = 1", "model.ź = 1", "[ź]", "model = ź", "model.path = \"a\\ź\"", "model.path = \"a\" ź"}) {
+    EXPECT_EQ(error_of(text).rfind("a.toml: line 1, column ", 0), 0u) << text << ": " << error_of(text);
+  }
+  const auto settings = settings_from_text("# ź\nmodel.path = \"\"\"\\\nź\"\"\"\n", "/a.toml");
+  ASSERT_TRUE(settings.ok()) << settings.error().message;
+  EXPECT_EQ(settings->model.path, "/ź");
+}
+
 TEST(Settings, an_empty_file_gives_the_defaults) {
   const auto settings = settings_from_text("", "a.toml");
   ASSERT_TRUE(settings.ok()) << settings.error().message;
