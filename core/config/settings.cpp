@@ -148,6 +148,7 @@ moe::Status read_engine(TableReader& reader, EngineSettings& engine) {
   engine.batch_size = table.integer("batch_size", engine.batch_size, 1, 4096);
   engine.batch_tokens = table.integer("batch_tokens", engine.batch_tokens, 1, 65536);
   engine.queue = table.integer("queue", engine.queue, 0, 1 << 20);
+  engine.queue_ms = table.integer("queue_ms", engine.queue_ms, 0, 86'400'000);
   engine.cache_tokens = table.integer("cache_tokens", 0, 0, int64_t{1} << 32);
   engine.page_tokens = table.integer("page_tokens", engine.page_tokens, 1, 4096);
   engine.prefix_cache = table.flag("prefix_cache", engine.prefix_cache);

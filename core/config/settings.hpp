@@ -49,7 +49,8 @@ struct ModelSettings {
 struct EngineSettings {
   int64_t batch_size = 32;
   int64_t batch_tokens = 512;
-  int64_t queue = 256;
+  int64_t queue = 256;   // requests that may wait
+  int64_t queue_ms = 0;  // how long one may be expected to wait for its first step; 0: any time
   int64_t cache_tokens = 0;
   int64_t page_tokens = 16;
   bool prefix_cache = true;  // requests that begin alike share pages of the cache

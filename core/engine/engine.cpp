@@ -9,6 +9,7 @@
 #include <mutex>
 #include <thread>
 
+#include "core/engine/admission.hpp"
 #include "core/engine/model.hpp"
 #include "core/engine/scheduler.hpp"
 
@@ -42,7 +43,8 @@ std::vector<TokenLogprob> top_logprobs(std::span<const float> logits, double nor
 class EngineImpl final : public Engine {
  public:
   EngineImpl(std::shared_ptr<Model> model, std::shared_ptr<const SamplerChain> chain, const EngineOptions& options)
-      : model_(std::move(model)), chain_(std::move(chain)), options_(options), scheduler_(model_->limits(), options) {
+      : model_(std::move(model)), chain_(std::move(chain)), scheduler_(model_->limits(), options),
+        admission_({options.batch_size, options.batch_tokens, options.queue, options.queue_s}) {
     stats_.cache_pages = model_->limits().n_pages;
     stats_.page_tokens = model_->limits().page_tokens;
     stats_.last_progress = Clock::now();
@@ -72,9 +74,14 @@ class EngineImpl final : public Engine {
     stats.last_progress = std::max(stats.last_progress, model_->last_progress());
     return stats;
   }
-  void set_queue(int64_t queue) override {
+  void set_queue(int64_t queue, double queue_s) override {
     const std::lock_guard lock(mutex_);
-    options_.queue = queue;
+    admission_.set_queue(queue, queue_s);
+  }
+  [[nodiscard]] moe::Status has_room() const override {
+    const std::lock_guard lock(mutex_);
+    MOE_TRY(check_serving());
+    return admission_.check(1, std::nullopt, Clock::now());
   }
   moe::Status set_chain(std::shared_ptr<const SamplerChain> chain) override {
     const std::lock_guard lock(mutex_);
@@ -86,14 +93,19 @@ class EngineImpl final : public Engine {
   [[nodiscard]] int64_t n_vocab() const override { return model_->spec().n_vocab; }
 
  private:
-  [[nodiscard]] moe::Status check_deadline(const Sequence& sequence, int64_t n_waiting) const;
+  [[nodiscard]] moe::Status check_serving() const {
+    if (draining_ || stopping_) return moe::Error{MOE_UNAVAILABLE, "the engine takes no new requests: it is shutting down"};
+    return {};
+  }
   void take_inbox();
   void end_cancelled_and_late();
+  void note_starts(Clock::time_point now);
   void sample_and_publish(float* logits);
   void emit(Sequence& s, const SampleRow& row, double normalizer, std::span<const float> raw);
   void count_experts();
   void finish(Sequence* s, FinishReason reason, const moe::Error* error);
   void publish_stats(Clock::time_point started);
+  void read_scheduler(Clock::time_point now);
 
   [[nodiscard]] std::shared_ptr<const SamplerChain> chain() const {
     const std::lock_guard lock(mutex_);
@@ -101,8 +113,7 @@ class EngineImpl final : public Engine {
   }
 
   std::shared_ptr<Model> model_;
-  std::shared_ptr<const SamplerChain> chain_;  // guarded, as options_.queue
-  EngineOptions options_;
+  std::shared_ptr<const SamplerChain> chain_;  // guarded
 
   // Of the stepping thread alone.
   std::shared_ptr<const SamplerChain> step_chain_;
@@ -117,7 +128,7 @@ class EngineImpl final : public Engine {
   std::vector<uint64_t> cancels_;
   EngineStats stats_;
   int64_t n_alive_ = 0;
-  double run_s_ = 0;  // that a request takes from its first step to its end: the last ones count most
+  Admission admission_;
   uint64_t next_id_ = 1;
   bool draining_ = false;
   bool stopping_ = false;
@@ -142,30 +153,16 @@ moe::Result<uint64_t> EngineImpl::submit(Request request, RequestSink* sink) {
   sequence->sink = sink;
   sequence->submitted = Clock::now();
   const std::lock_guard lock(mutex_);
-  if (draining_ || stopping_) return moe::Error{MOE_UNAVAILABLE, "the engine takes no new requests: it is shutting down"};
-  const int64_t n_waiting = n_alive_ - stats_.n_running;
-  if (n_waiting >= options_.queue + std::max<int64_t>(0, options_.batch_size - stats_.n_running)) {
-    return moe::exhausted(fmt::format("queue: expected fewer than {} waiting requests, got {}", options_.queue, n_waiting));
-  }
-  MOE_TRY(check_deadline(*sequence, n_waiting));
+  MOE_TRY(check_serving());
+  MOE_TRY(admission_.check(n_prompt, sequence->request.deadline, sequence->submitted));
+  sequence->foretold_wait_s = admission_.wait_s(sequence->submitted);
+  admission_.entered(n_prompt);
   sequence->id = next_id_++;
   const uint64_t id = sequence->id;
   inbox_.push_back(std::move(sequence));
   ++n_alive_;
   wake_.notify_one();
   return id;
-}
-
-// A request whose deadline would pass in the queue is told so at once: its place is better given to another.
-moe::Status EngineImpl::check_deadline(const Sequence& sequence, int64_t n_waiting) const {
-  if (!sequence.request.deadline) return {};
-  const int64_t n_before_us = n_waiting - (options_.batch_size - stats_.n_running);
-  if (n_before_us < 0) return {};
-  const double wait_s = static_cast<double>(n_before_us + 1) * run_s_ / static_cast<double>(options_.batch_size);
-  const double left_s = seconds(*sequence.request.deadline - sequence.submitted);
-  if (wait_s <= left_s) return {};
-  return moe::exhausted(fmt::format("deadline: expected at least {:.0f} ms, for which {} requests wait, got {:.0f} ms", wait_s * 1e3,
-                                    n_waiting, left_s * 1e3));
 }
 
 void EngineImpl::cancel(uint64_t request) {
@@ -209,11 +206,7 @@ void EngineImpl::finish(Sequence* s, FinishReason reason, const moe::Error* erro
   }
   owned->sink->on_end(owned->id, reason, error, owned->usage);
   const std::lock_guard lock(mutex_);
-  if (reason == FinishReason::kStop || reason == FinishReason::kLength) {
-    constexpr double kWeight = 0.1;
-    const double took = seconds(now - started);
-    run_s_ = run_s_ == 0 ? took : (1 - kWeight) * run_s_ + kWeight * took;
-  }
+  if (owned->has_started && reason != FinishReason::kFailed) admission_.run_ended(owned->n_generated());
   --n_alive_;
   if (reason == FinishReason::kCancelled) {
     ++stats_.requests_cancelled;
@@ -229,19 +222,13 @@ bool EngineImpl::step() {
   end_cancelled_and_late();
   if (scheduler_.empty()) {
     const std::lock_guard lock(mutex_);
-    stats_.n_running = stats_.n_waiting = 0;
-    stats_.cache_pages_used = scheduler_.pages_used();
-  stats_.cache_pages_idle = scheduler_.pages_idle();
-  stats_.tokens_reused = scheduler_.n_reused();
+    read_scheduler(Clock::now());
     stats_.last_progress = Clock::now();
     return false;
   }
   const auto started = Clock::now();
   scheduler_.schedule(batch_);
-  for (Sequence* s : scheduler_.scheduled()) {
-    if (!s->has_started) s->started = started;
-    s->has_started = true;
-  }
+  note_starts(started);
   if (batch_.n_tokens() == 0) {
     // Nobody fits, not even alone: the one at the head holds more than the whole cache.
     auto stuck = scheduler_.select([](const Sequence&) { return true; });
@@ -260,6 +247,15 @@ bool EngineImpl::step() {
   sample_and_publish(*logits);
   publish_stats(started);
   return true;
+}
+
+void EngineImpl::note_starts(Clock::time_point now) {
+  for (Sequence* s : scheduler_.scheduled()) {
+    if (std::exchange(s->has_started, true)) continue;
+    s->started = now;
+    const std::lock_guard lock(mutex_);
+    admission_.began(s->foretold_wait_s, seconds(now - s->submitted));
+  }
 }
 
 void EngineImpl::sample_and_publish(float* logits) {
@@ -355,10 +351,26 @@ void EngineImpl::publish_stats(Clock::time_point started) {
   stats_.last_progress = now;
   stats_.tokens_generated += n_sampled;
   stats_.tokens_prefilled += static_cast<uint64_t>(batch_.n_tokens()) - std::min(n_sampled, static_cast<uint64_t>(batch_.n_tokens()));
+  admission_.step_took(seconds(now - started), batch_.n_tokens());
+  read_scheduler(now);
+}
+
+// What metrics and admission know of who runs and waits. With the lock.
+void EngineImpl::read_scheduler(Clock::time_point now) {
   stats_.n_running = scheduler_.n_running();
   stats_.n_waiting = scheduler_.n_waiting() + static_cast<int64_t>(inbox_.size());
   stats_.cache_pages_used = scheduler_.pages_used();
+  stats_.cache_pages_idle = scheduler_.pages_idle();
+  stats_.tokens_reused = scheduler_.n_reused();
   stats_.preemptions = scheduler_.n_preemptions();
+  Admission::State state;
+  for (const auto& s : scheduler_.running()) state.running.push_back({s->n_pending(), s->n_generated(), s->max_tokens - s->n_generated()});
+  for (const auto& s : scheduler_.waiting()) state.n_waiting_tokens += s->n_tokens();
+  for (const auto& s : inbox_) state.n_waiting_tokens += s->n_tokens();
+  state.n_waiting = stats_.n_waiting;
+  state.short_of_pages = scheduler_.is_short_of_pages();
+  state.at = now;
+  admission_.observe(std::move(state));
 }
 
 void EngineImpl::start() {

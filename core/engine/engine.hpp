@@ -95,6 +95,7 @@ struct EngineOptions {
   int64_t batch_size = 32;     // requests in a step at most
   int64_t batch_tokens = 512;  // tokens in a step at most: the size of a prefill chunk
   int64_t queue = 256;         // requests that may wait; beyond: MOE_RESOURCE_EXHAUSTED at once
+  double queue_s = 0;          // how long a request may be expected to wait for its first step, likewise; 0: any time
   int64_t cache_tokens = 0;    // room of the paged cache; 0: enough for one full context, and for batch_size requests up to 8192 in all
   int64_t page_tokens = 16;
   bool prefix_cache = true;    // requests that begin alike share pages
@@ -112,8 +113,13 @@ class Engine {
                                                      const EngineOptions& options);
 
   // Checks the request and queues it: its id. The sink must live until on_end. Errors: MOE_INVALID_ARGUMENT (what is wrong with it),
-  // MOE_RESOURCE_EXHAUSTED (queue full, or the deadline would pass in it), MOE_UNAVAILABLE (draining). [thread-safe]
+  // MOE_RESOURCE_EXHAUSTED (queue full, its first step too far away, or the deadline would pass before its first token), MOE_UNAVAILABLE
+  // (draining). [thread-safe]
   virtual moe::Result<uint64_t> submit(Request request, RequestSink* sink) = 0;
+
+  // Whether a short request would be queued now, before the work of making one: MOE_RESOURCE_EXHAUSTED or MOE_UNAVAILABLE as from submit().
+  // [thread-safe]
+  [[nodiscard]] virtual moe::Status has_room() const = 0;
 
   // Ends it as kCancelled at the next step. An id that has ended is ignored. [thread-safe]
   virtual void cancel(uint64_t request) = 0;
@@ -130,9 +136,9 @@ class Engine {
   // Ends the thread after its step; what is left ends as kCancelled.
   virtual void stop() = 0;
 
-  // For requests that come from now on: how many may wait, and other values of the same links. MOE_FAILED_PRECONDITION: the chain
+  // For requests that come from now on: how many may wait and how long (see EngineOptions), and other values of the same links. MOE_FAILED_PRECONDITION: the chain
   // has other links. [thread-safe]
-  virtual void set_queue(int64_t queue) = 0;
+  virtual void set_queue(int64_t queue, double queue_s) = 0;
   virtual moe::Status set_chain(std::shared_ptr<const SamplerChain> chain) = 0;
 
   [[nodiscard]] virtual EngineStats stats() const = 0;  // [thread-safe]

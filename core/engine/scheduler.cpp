@@ -88,12 +88,16 @@ bool Scheduler::preempt_for(const Sequence& needy) {
 // each other out again at once.
 void Scheduler::admit(int64_t budget) {
   int64_t promised = 0;
+  short_of_pages_ = false;
   for (const auto& s : running_) promised += std::max<int64_t>(0, pages_.pages_for(s->n_tokens() + 1) - static_cast<int64_t>(s->pages.size()));
   while (!waiting_.empty() && n_running() < limits_.max_sequences && budget > 0) {
     Sequence& next = *waiting_.front();
     take_prefix(next);
     const int64_t wanted = pages_.pages_for(next.n_tokens() + 1) - static_cast<int64_t>(next.pages.size());
-    if (promised + wanted > pages_.n_free() && !running_.empty()) return let_go(next);
+    if (promised + wanted > pages_.n_free() && !running_.empty()) {
+      short_of_pages_ = true;
+      return let_go(next);
+    }
     next.usage.n_reused = std::max(next.usage.n_reused, std::min(next.n_cached, next.n_prompt));
     n_reused_ += static_cast<uint64_t>(next.n_cached);
     promised += wanted;

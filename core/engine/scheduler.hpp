@@ -31,6 +31,7 @@ struct Sequence {
   int64_t n_scheduled = 0;
   int64_t first_token = 0;  // index in the batch
   RequestUsage usage;
+  double foretold_wait_s = 0;  // for its first step, as it came in
   Clock::time_point submitted, started, first_out, last_out;
   bool has_started = false;
   bool cancelled = false;
@@ -73,10 +74,14 @@ class Scheduler {
     return out;
   }
 
+  [[nodiscard]] const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
+  [[nodiscard]] const std::deque<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
   [[nodiscard]] int64_t n_running() const { return static_cast<int64_t>(running_.size()); }
   [[nodiscard]] int64_t n_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   [[nodiscard]] int64_t pages_used() const { return pages_.n_pages() - pages_.n_free(); }
   [[nodiscard]] int64_t pages_idle() const { return pages_.n_idle(); }  // kept for sequences that begin like one before
+  // Whether somebody waits for pages although the batch has room.
+  [[nodiscard]] bool is_short_of_pages() const { return short_of_pages_; }
   [[nodiscard]] uint64_t n_preemptions() const { return n_preemptions_; }
   [[nodiscard]] uint64_t n_reused() const { return n_reused_; }  // tokens that were found in the cache
   [[nodiscard]] bool empty() const { return running_.empty() && waiting_.empty(); }
@@ -95,6 +100,7 @@ class Scheduler {
   std::deque<std::unique_ptr<Sequence>> waiting_;  // by priority, then in order of arrival
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
   std::vector<Sequence*> scheduled_;
+  bool short_of_pages_ = false;
   uint64_t n_preemptions_ = 0;
   uint64_t n_reused_ = 0;
 };

@@ -6,6 +6,7 @@
 namespace patchbay {
 
 moe::Status TextGenerator::start(TextRequest request) {
+  MOE_TRY(engine_.has_room());  // a prompt may be long: a server with too much to do does not read it in vain
   MOE_ASSIGN(stops_, StopMatcher::create(std::move(request.stop)));
   Request to_engine;
   MOE_ASSIGN(to_engine.prompt, model_.prompt_ids(request.prompt, engine_.context()));

@@ -79,6 +79,7 @@ class TestEngine {
     options.batch_size = settings->engine.batch_size;
     options.batch_tokens = settings->engine.batch_tokens;
     options.queue = settings->engine.queue;
+    options.queue_s = static_cast<double>(settings->engine.queue_ms) / 1e3;
     options.page_tokens = settings->engine.page_tokens;
     options.prefix_cache = settings->engine.prefix_cache;
     auto engine = Engine::create(*model, *chain, options);

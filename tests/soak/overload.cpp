@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <random>
 
@@ -78,7 +79,7 @@ class Load {
     if (number.ok()) sent_[*number] = {Clock::now(), false};
   }
   void take(Clock::duration wait) {
-    const auto message = client_.next(std::chrono::duration_cast<std::chrono::milliseconds>(wait));
+    const auto message = client_.next(std::chrono::ceil<std::chrono::milliseconds>(wait));
     if (!message.ok() || !message->has_value()) return;
     const auto found = sent_.find((*message)->request());
     if (found == sent_.end()) return;
@@ -148,17 +149,30 @@ void print(const char* what, const Result& r) {
 }  // namespace
 
 int run_overload(const Flags& flags) {
-  // A short queue: waiting in it is what makes the first token late.
-  std::vector<std::string> more = {"--batch-size", "16", "--queue", "4"};
+  // The clients are on the same machine: half of it is theirs, or the server would be slower for that alone.
+  const unsigned n_threads = std::max(1U, std::thread::hardware_concurrency() / 2);
+  std::vector<std::string> more = {"--batch-size", "16", "--threads", std::to_string(n_threads)};
   more.insert(more.end(), flags.serve.begin(), flags.serve.end());
+  const auto length = std::chrono::seconds(flags.seconds);
+  // With as many clients as seats nobody waits: half of what a first token takes then is how long one may wait.
+  double capacity = 0;
+  double wait_ms = 0;
+  {
+    e2e::Server server(more, flags.model);
+    if (server.address.empty()) return 1;
+    const auto full = together(server.address, [&](Load& load, int) {
+      return load.closed_loop(2, Clock::now() + std::min(length, std::chrono::seconds(10)));
+    });
+    print("capacity", full);
+    capacity = static_cast<double>(full.n_done) / full.seconds;
+    wait_ms = std::ceil(percentile(full.first_token_s, 0.99) / 2 * 1e3);
+    server.program.signal(SIGTERM);
+    if (server.program.wait().exit_code != 0) return 1;
+  }
+  fmt::print("{:.1f} requests/s; from now on with --queue-ms {}\n", capacity, wait_ms);
+  more.insert(more.end(), {"--queue-ms", fmt::format("{}", wait_ms)});
   e2e::Server server(more, flags.model);
   if (server.address.empty()) return 1;
-  const auto length = std::chrono::seconds(flags.seconds);
-  const auto full = together(server.address, [&](Load& load, int) {
-    return load.closed_loop(2, Clock::now() + std::min(length, std::chrono::seconds(10)));
-  });
-  print("capacity", full);
-  const double capacity = static_cast<double>(full.n_done) / full.seconds;
   const auto at = [&](double times) {
     return together(server.address, [&, times](Load& load, int c) {
       return load.open_loop(capacity * times / kConnections, Clock::now() + length,

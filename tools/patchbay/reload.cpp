@@ -22,6 +22,7 @@ std::vector<std::string> fixed_differences(const Settings& now, const Settings& 
   EngineSettings a = now.engine;
   EngineSettings b = wanted.engine;
   a.queue = b.queue = 0;
+  a.queue_ms = b.queue_ms = 0;
   a.max_tokens = b.max_tokens = 0;
   compare("engine", a, b);
   compare("plugins.paths", now.plugin_paths, wanted.plugin_paths);
@@ -77,10 +78,11 @@ moe::Result<std::vector<std::string>> reload(Reloadable& running, const Settings
     applied.emplace_back("sampler");
     now.samplers = wanted.samplers;
   }
-  if (wanted.engine.queue != now.engine.queue) {
-    running.session.engine->set_queue(wanted.engine.queue);
+  if (wanted.engine.queue != now.engine.queue || wanted.engine.queue_ms != now.engine.queue_ms) {
+    running.session.engine->set_queue(wanted.engine.queue, static_cast<double>(wanted.engine.queue_ms) / 1e3);
     applied.emplace_back("engine.queue");
     now.engine.queue = wanted.engine.queue;
+    now.engine.queue_ms = wanted.engine.queue_ms;
   }
   if (wanted.engine.max_tokens != now.engine.max_tokens) {
     running.service.set_max_tokens(wanted.engine.max_tokens);

@@ -19,7 +19,7 @@ struct Reloadable {
   std::vector<PluginChoice> choices;  // of the transports, in their order
 };
 
-// Compares `wanted` with what is in force and applies: values of the sampler chain's links, engine.queue and
+// Compares `wanted` with what is in force and applies: values of the sampler chain's links, engine.queue, queue_ms and
 // max_tokens, log, RUNTIME options of transports (files that they name are read again). The names of what was applied;
 // what needs a restart is only logged. An error: nothing of the part that it names has changed.
 moe::Result<std::vector<std::string>> reload(Reloadable& running, const Settings& wanted,

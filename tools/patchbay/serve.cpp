@@ -29,6 +29,7 @@ struct ServeFlags {
   std::string log_format;
   int64_t batch_size = 0;
   int64_t queue = -1;
+  int64_t queue_ms = -1;
   int64_t max_tokens = 0;
 };
 
@@ -38,6 +39,7 @@ constexpr std::chrono::milliseconds kFlush{2000};  // for the last events, once 
 void apply(const ServeFlags& flags, Settings& settings) {
   if (flags.batch_size > 0) settings.engine.batch_size = flags.batch_size;
   if (flags.queue >= 0) settings.engine.queue = flags.queue;
+  if (flags.queue_ms >= 0) settings.engine.queue_ms = flags.queue_ms;
   if (flags.max_tokens > 0) settings.engine.max_tokens = flags.max_tokens;
   if (!flags.log_format.empty()) settings.log.format = flags.log_format;
 }
@@ -253,6 +255,9 @@ void add_serve(CLI::App& app) {
   command->add_option("--queue", flags->queue, "requests that may wait; engine.queue")
       ->type_name("N")
       ->check(CLI::Range(0, 1 << 20));
+  command->add_option("--queue-ms", flags->queue_ms, "how long one may be expected to wait; engine.queue_ms")
+      ->type_name("MS")
+      ->check(CLI::Range(0, 86'400'000));
   command->add_option("--max-tokens", flags->max_tokens, "default and limit of a request's output; engine.max_tokens")
       ->type_name("N")
       ->check(CLI::PositiveNumber);

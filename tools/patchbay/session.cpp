@@ -87,6 +87,7 @@ moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& 
   options.batch_size = e.batch_size;
   options.batch_tokens = e.batch_tokens;
   options.queue = e.queue;
+  options.queue_s = static_cast<double>(e.queue_ms) / 1e3;
   options.page_tokens = e.page_tokens;
   options.prefix_cache = e.prefix_cache;
   MOE_ASSIGN(session.engine, Engine::create(session.model, session.chain, options));

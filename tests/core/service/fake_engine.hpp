@@ -24,9 +24,8 @@ class FakeEngine final : public Engine {
   ~FakeEngine() override { stop(); }
 
   moe::Result<uint64_t> submit(Request request, RequestSink* sink) override {
+    MOE_TRY(has_room());
     const std::lock_guard lock(mutex_);
-    if (draining_) return moe::Error{MOE_UNAVAILABLE, "engine: draining"};
-    if (static_cast<int64_t>(jobs_.size()) >= queue) return moe::exhausted("queue: full");
     for (const auto& p : request.sampling) {
       if (p.name != "temperature") return moe::invalid("sampling." + p.name + ": no link has it");
     }
@@ -86,7 +85,13 @@ class FakeEngine final : public Engine {
     if (thread_.joinable()) thread_.join();
     for (auto& [id, job] : std::exchange(jobs_, {})) job.sink->on_end(id, FinishReason::kCancelled, nullptr, {});
   }
-  void set_queue(int64_t n) override { queue = n; }
+  void set_queue(int64_t n, double) override { queue = n; }
+  moe::Status has_room() const override {
+    const std::lock_guard lock(mutex_);
+    if (draining_) return moe::Error{MOE_UNAVAILABLE, "engine: draining"};
+    if (static_cast<int64_t>(jobs_.size()) >= queue) return moe::exhausted("queue: full");
+    return {};
+  }
   moe::Status set_chain(std::shared_ptr<const SamplerChain>) override { return {}; }
   EngineStats stats() const override {
     const std::lock_guard lock(mutex_);
