@@ -17,86 +17,60 @@ std::string event(const std::string& data) { return "data: " + data + "\n\n"; }
 }  // namespace
 
 Completion::Completion(const CompletionRequest& request, const std::string& model, asio::io_context& io,
-                       Session& session, const QueueBounds& bounds)
+                       Session& session, const moe::OutboxBounds& bounds)
     : session_(session),
       stream_(request.stream),
       include_usage_(request.include_usage),
       writer_(request, model),
-      bounds_(bounds),
       io_(io),
-      choices_(request.choices.size()) {}
+      choices_(request.choices.size()),
+      outbox_(bounds, [this] { wake(); }) {}
 
 Completion::~Completion() {
-  connection_.close();  // no delivery after this
+  outbox_.close();  // no wake-up after this
   *self_ = nullptr;
 }
 
 moe::Result<std::unique_ptr<Completion>> Completion::start(const CompletionRequest& request, const std::string& model,
                                                            const moe_service& service, asio::io_context& io,
-                                                           Session& session, const QueueBounds& bounds) {
+                                                           Session& session, const moe::OutboxBounds& bounds) {
   std::unique_ptr<Completion> completion(new Completion(request, model, io, session, bounds));
-  MOE_ASSIGN(completion->connection_, moe::ServiceConnection::open(&service, completion.get()));
+  MOE_TRY(completion->outbox_.open(service));
   v1::ClientMessage message;
   for (size_t i = 0; i < request.choices.size(); ++i) {
     message.set_request(i + 1);
     *message.mutable_generate() = request.choices[i];
-    MOE_TRY(completion->connection_.submit(message.SerializeAsString()));
+    MOE_TRY(completion->outbox_.submit(message.SerializeAsString()));
   }
   return completion;
 }
 
-moe_status Completion::deliver(std::string_view message) noexcept {
-  try {
-    const std::lock_guard lock(mutex_);
-    const bool full = queue_.size() >= bounds_.events || n_bytes_ + message.size() > bounds_.bytes;
-    if (full && !queue_.empty()) {
-      blocked_ = true;
-      return MOE_RESOURCE_EXHAUSTED;
-    }
-    queue_.emplace_back(message);
-    n_bytes_ += message.size();
-    if (std::exchange(posted_, true)) return MOE_OK;
-    asio::post(io_, [self = self_] {
-      if (Completion* completion = *self) completion->pump();
-    });
-    return MOE_OK;
-  } catch (...) {  // out of memory: the service will find the reader gone
-    return MOE_UNAVAILABLE;
-  }
-}
-
-std::deque<std::string> Completion::take() {
-  bool blocked = false;
-  std::deque<std::string> events;
-  {
-    const std::lock_guard lock(mutex_);
-    posted_ = false;
-    events.swap(queue_);
-    n_bytes_ = 0;
-    blocked = std::exchange(blocked_, false);
-  }
-  if (blocked) connection_.resume();  // without the lock: it delivers
-  return events;
+// [any thread]
+void Completion::wake() {
+  if (posted_.exchange(true)) return;
+  asio::post(io_, [self = self_] {
+    if (Completion* completion = *self) completion->pump();
+  });
 }
 
 // A stream waits for its reader: then events stay in the queue, the service holds what comes after them, and in the end
 // cuts the request.
 void Completion::pump() {
-  if (complete_ || (stream_ && !session_.has_room())) {
-    const std::lock_guard lock(mutex_);
-    posted_ = false;  // on_room comes
-    return;
-  }
+  posted_ = false;
+  if (complete_ || (stream_ && !session_.has_room())) return;  // on_room comes
   std::string out;
-  for (const std::string& bytes : take()) {
+  while (const std::string* bytes = outbox_.front()) {
     v1::ServerMessage message;
-    if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    const bool parsed = message.ParseFromArray(bytes->data(), static_cast<int>(bytes->size()));
+    outbox_.pop();
+    if (!parsed) {
       fail(moe::internal("service: expected an event, got something else"), out);
     } else {
       take_event(message, out);
     }
     if (complete_) break;
   }
+  outbox_.resume();
   if (out.empty() && !complete_) return;
   if (stream_ && begun_) {
     last_written_ = Clock::now();
@@ -151,7 +125,7 @@ void Completion::complete(std::string& out) {
 // an event.
 void Completion::fail(const moe::Error& error, std::string& out) {
   complete_ = true;
-  connection_.close();
+  outbox_.close();
   if (!begun_) return session_.respond(error_response(error));
   out += event(error_body(status_of(error.code), error.message));
 }

@@ -22,7 +22,7 @@ struct ServerOptions {
   size_t max_connections = 1024;
   size_t max_body_bytes_in_all = 0;
   SessionLimits session;
-  QueueBounds queue;
+  moe::OutboxBounds queue;
   std::string tls_certificate;  // empty: no TLS
   std::string tls_key;
   std::string model_name;  // empty: what the service says

@@ -28,7 +28,7 @@ struct LoopOptions {
   size_t max_connections = 1024;
   int64_t max_message_bytes = 0;
   uint64_t max_unread_bytes = 0;  // of all connections together
-  SendBounds send;
+  moe::OutboxBounds send;
   int heartbeat_ms = 0;
   int handshake_ms = 0;
   std::chrono::milliseconds stalled{0};

@@ -50,66 +50,12 @@ void Wakeup::forget(Peer* peer) {
 }
 
 Peer::~Peer() {
-  connection_.close();  // no delivery after this
+  outbox_.close();  // no wake-up after this
   wakeup_.forget(this);
 }
 
-moe_status Peer::deliver(std::string_view message) noexcept {
-  try {
-    {
-      const std::lock_guard lock(mutex_);
-      const bool full = queue_.size() >= bounds_.events || n_bytes_ + message.size() > bounds_.bytes;
-      if (full && !queue_.empty()) {
-        blocked_ = true;
-        return MOE_RESOURCE_EXHAUSTED;
-      }
-      queue_.emplace_back(message);
-      n_bytes_ += message.size();
-    }
-    wakeup_.mark(this);
-    return MOE_OK;
-  } catch (...) {  // out of memory: the service will find the reader gone
-    return MOE_UNAVAILABLE;
-  }
-}
-
-moe::Status Peer::open(const moe_service& service) {
-  MOE_ASSIGN(connection_, moe::ServiceConnection::open(&service, this));
-  return {};
-}
-
-std::string* Peer::front() {
-  const std::lock_guard lock(mutex_);
-  return queue_.empty() ? nullptr
-                        : &queue_.front();  // a deque's elements do not move when others are pushed behind them
-}
-
-void Peer::pop() {
-  const std::lock_guard lock(mutex_);
-  n_bytes_ -= queue_.front().size();
-  queue_.pop_front();
-}
-
-bool Peer::is_empty() const {
-  const std::lock_guard lock(mutex_);
-  return queue_.empty() && !blocked_;
-}
-
-void Peer::resume_if_room() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (!blocked_) return;
-    blocked_ = false;
-  }
-  connection_.resume();  // without the lock: it delivers
-}
-
 void Peer::cut() {
-  connection_.close();
-  const std::lock_guard lock(mutex_);
-  queue_.clear();
-  n_bytes_ = 0;
-  blocked_ = false;
+  outbox_.close();
   stuck_since_.reset();
   cut_ = true;
 }

@@ -2,13 +2,12 @@
 #pragma once
 
 #include <chrono>
-#include <deque>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "moe/sdk/transport.hpp"
+#include "moe/sdk/outbox.hpp"
 
 namespace zeromq {
 
@@ -38,34 +37,28 @@ class Wakeup {
   std::vector<Peer*> marked_;
 };
 
-struct SendBounds {
-  size_t events = 64;
-  size_t bytes = size_t{4} << 20;
-};
-
-class Peer final : public moe::EventSink {
+class Peer final {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Peer(std::string identity, int fd, const SendBounds& bounds, Wakeup& wakeup)
-      : identity_(std::move(identity)), fd_(fd), bounds_(bounds), wakeup_(wakeup) {}
-  ~Peer() override;
+  Peer(std::string identity, int fd, const moe::OutboxBounds& bounds, Wakeup& wakeup)
+      : identity_(std::move(identity)), fd_(fd), wakeup_(wakeup), outbox_(bounds, [this] { wakeup_.mark(this); }) {}
+  ~Peer();
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
 
-  // Takes the event unless the queue is full. [any thread]
-  moe_status deliver(std::string_view message) noexcept override;
-
-  // The rest: [I/O thread]
+  // [I/O thread]
   [[nodiscard]] const std::string& identity() const { return identity_; }
   [[nodiscard]] int fd() const { return fd_; }
-  moe::Status open(const moe_service& service);
-  moe::Status submit(std::string_view message) { return connection_.submit(message); }
+  moe::Status open(const moe_service& service) { return outbox_.open(service); }
+  moe::Status submit(std::string_view message) { return outbox_.submit(message); }
   // Sends what is queued with `send(identity, bytes)`, which says MOE_OK, MOE_RESOURCE_EXHAUSTED (later) or else (the
   // peer is gone: false).
   template <typename Send>
   bool flush(const Send& send);
   // Since when the network takes nothing from the queue; nothing: it does, or there is nothing.
   [[nodiscard]] std::optional<Clock::time_point> stuck_since() const { return stuck_since_; }
-  [[nodiscard]] bool is_empty() const;
+  [[nodiscard]] bool is_empty() const { return outbox_.is_empty(); }
 
   // Closes its connection, which cancels its requests, and drops its queue. What it sends is ignored from now on.
   void cut();
@@ -73,39 +66,30 @@ class Peer final : public moe::EventSink {
 
  private:
   friend class Wakeup;
-  [[nodiscard]] std::string* front();
-  void pop();
-  void resume_if_room();
 
   const std::string identity_;
   const int fd_;  // of its connection, as the monitor names it; -1: unknown
-  const SendBounds bounds_;
   Wakeup& wakeup_;
-  moe::ServiceConnection connection_;
   std::optional<Clock::time_point> stuck_since_;
   bool cut_ = false;
   bool marked_ = false;  // guarded by the wake-up's lock
-
-  mutable std::mutex mutex_;
-  std::deque<std::string> queue_;  // only the I/O thread pops: its front stays where it is
-  size_t n_bytes_ = 0;
-  bool blocked_ = false;  // an event was refused: the service waits for resume()
+  moe::Outbox outbox_;   // last: its wake-ups use the rest
 };
 
 template <typename Send>
 bool Peer::flush(const Send& send) {
-  stuck_since_ = front() == nullptr ? std::nullopt : stuck_since_;
-  while (std::string* next = front()) {
+  stuck_since_ = outbox_.front() == nullptr ? std::nullopt : stuck_since_;
+  while (std::string* next = outbox_.front()) {
     const moe_status status = send(identity_, *next);
     if (status == MOE_RESOURCE_EXHAUSTED) {
       if (!stuck_since_) stuck_since_ = Clock::now();
       return true;
     }
     if (status != MOE_OK) return false;
-    pop();
+    outbox_.pop();
     stuck_since_.reset();
   }
-  resume_if_room();
+  outbox_.resume();
   return true;
 }
 
