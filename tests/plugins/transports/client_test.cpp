@@ -78,7 +78,9 @@ TEST_F(ClientTest, many_streams_of_a_slow_reader_keep_to_their_window) {
 
 TEST_F(ClientTest, streams_go_on_when_the_connection_breaks) {
   step = std::chrono::microseconds(300);
-  serve();
+  ServiceOptions options;
+  options.hold.events = 8192;  // all, however long it takes to come back
+  serve({}, options);
   FaultProxy relay(address);
   const auto client = connect(relay.address);
   const std::string prompt(2000, 'x');
@@ -91,6 +93,7 @@ TEST_F(ClientTest, streams_go_on_when_the_connection_breaks) {
     const auto message = client->next(milliseconds(100));
     ASSERT_TRUE(message.ok()) << message.error().message;
     if (!message->has_value()) continue;
+    EXPECT_FALSE((*message)->end().has_error()) << (*message)->end().error().message();
     got[(*message)->request()] += (*message)->tokens().text();
     if (++n_events % 400 == 0) {
       relay.break_connections();

@@ -90,7 +90,7 @@ TEST_F(ZeromqTest, a_client_that_vanishes_frees_its_slot) {
     ZmqClient client(address);
     client.generate(1, "endless ");
     ASSERT_TRUE(client.receive().has_value());
-    EXPECT_EQ(n_connections(), 2);
+    EXPECT_TRUE(eventually([this] { return n_connections() == 2; }));
   }
   EXPECT_TRUE(eventually([this] { return service->n_running() == 1 && n_connections() == 1; }));
   EXPECT_EQ(other.stream(1).n_tokens, 300U);
