@@ -54,12 +54,13 @@ double dot(const float* a, const float* b, int64_t n) {
 struct Shape {
   int64_t n, groups, n_out, n_in;
   int64_t gap;  // floats between rows of x
+  bool norm = false;
 };
 
 void check_matvec_case(Report& report, Format format, int32_t activation, const Shape& s) {
   const std::string name = std::string("matvec ") + name_of(format) + " x " + name_of_activation(activation) + " n " +
                            std::to_string(s.n) + " g " + std::to_string(s.groups) + " [" + std::to_string(s.n_out) +
-                           ", " + std::to_string(s.n_in) + "]";
+                           ", " + std::to_string(s.n_in) + "]" + (s.norm ? " norm" : "");
   if (!report.wants(name)) return;
   const HostWeight w = make_weight(format, s.groups, s.n_out, s.n_in, 7);
   const int64_t x_row = s.groups * s.n_in + s.gap;
@@ -70,20 +71,35 @@ void check_matvec_case(Report& report, Format format, int32_t activation, const 
   const Buffer<float> x_device(x);
   const Buffer<float> bias_device(bias);
   Buffer<float> out(before);
-  MatvecParams p{w.view,     x_device.data(), x_row,   s.n_in, bias_device.data(),
-                 out.data(), out_row,         s.n_out, s.n,    activation,
-                 0.75F,      30.0F,           true,    false,  nullptr};
+  MatvecParams p{};
+  p.w = w.view, p.n = s.n, p.activation = activation;
+  p.x = x_device.data(), p.x_row = x_row, p.x_group = s.n_in;
+  p.bias = bias_device.data(), p.out = out.data(), p.out_row = out_row, p.out_group = s.n_out;
+  p.scale = 0.75F, p.soft_cap = 30.0F, p.accumulate = true;
+  const std::vector<float> norm = random_rows(s.n_in, 14);
+  const Buffer<float> norm_device(norm);
+  Buffer<float> normed(s.n * s.n_in);
+  normed.poison();
+  if (s.norm) p.norm_weight = norm_device.data(), p.norm_eps = 1e-5F, p.normed = normed.data(), p.normed_row = s.n_in;
   const Buffer<char> workspace(static_cast<int64_t>(matvec_workspace(p)));
   p.workspace = workspace.data();
   MUST(launch_matvec(p, nullptr));
   MUST(cudaDeviceSynchronize());
   const std::vector<float> got = out.read();
   std::vector<double> want(got.size());
+  std::vector<double> want_normed(static_cast<size_t>(s.n * s.n_in));
   in_parallel(s.n * s.groups, [&](int64_t task) {
     const int64_t i = task / s.groups;
     const int64_t g = task % s.groups;
     std::vector<float> row(static_cast<size_t>(s.n_in));
-    round_row(activation, x.data() + i * x_row + g * s.n_in, s.n_in, row.data());
+    const float* from = x.data() + i * x_row + g * s.n_in;
+    const double factor = s.norm ? 1.0 / std::sqrt(dot(from, from, s.n_in) / static_cast<double>(s.n_in) + 1e-5) : 1.0;
+    for (int64_t k = 0; k < s.n_in; ++k) {
+      const auto at = static_cast<size_t>(k);
+      row[at] = static_cast<float>(factor * from[k] * (s.norm ? norm[at] : 1.0F));
+      if (s.norm) want_normed[static_cast<size_t>(i) * norm.size() + at] = row[at];
+    }
+    round_row(activation, row.data(), s.n_in, row.data());
     for (int64_t o = 0; o < s.n_out; ++o) {
       double y = dot(w.values.data() + (g * s.n_out + o) * s.n_in, row.data(), s.n_in) +
                  bias[static_cast<size_t>(g * s.n_out + o)];
@@ -92,7 +108,9 @@ void check_matvec_case(Report& report, Format format, int32_t activation, const 
       want[at] = 30.0 * std::tanh(y / 30.0);
     }
   });
-  report.checked(name, worst_row(got, want, out_row), 3e-6);
+  // Normalised rows may round to the other side of a tie.
+  report.checked(name, worst_row(got, want, out_row), s.norm && activation != MOE_F32 ? 1e-3 : 3e-6);
+  if (s.norm) report.checked(name + ", normed", worst_row(normed.read(), want_normed, s.n_in), 1e-6);
   // A row alone gives the same bits as in company.
   Buffer<float> alone(before);
   for (int64_t i = 0; i < s.n; ++i) {
@@ -100,6 +118,7 @@ void check_matvec_case(Report& report, Format format, int32_t activation, const 
     one.x += i * x_row;
     one.out = alone.data() + i * out_row;
     one.n = 1;
+    if (s.norm) one.normed += i * s.n_in;
     MUST(launch_matvec(one, nullptr));
   }
   report.checked(name + ", alone", alone.read() == got ? 0 : 1, 0);
@@ -266,6 +285,11 @@ void check_matvec(Report& report) {
   check_matvec_case(report, Format::kBF16, MOE_BF16, {1, 16, 512, 128, 0});
   check_matvec_case(report, Format::kBF16, MOE_BF16, {32, 1, 256, 14336, 0});
   check_matvec_case(report, Format::kF32, MOE_F32, {1, 1, 1, 1, 0});
+  for (const int64_t n : {1, 3, 12, 40}) {
+    check_matvec_case(report, Format::kBF16, MOE_BF16, {n, 1, 200, 2048, 0, true});
+    check_matvec_case(report, Format::kF32, MOE_F32, {n, 1, 50, 90, 0, true});
+    check_matvec_case(report, Format::kI4, MOE_I8, {n, 1, 300, 768, 4, true});
+  }
 }
 
 void check_ffn(Report& report) {

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <set>
 
+#include "kernels/ffn_stage.hpp"
 #include "kernels_bench.hpp"
 
 namespace moe::cuda::bench {
@@ -27,12 +28,11 @@ __global__ void read_kernel(const uint4* data, int64_t n, uint32_t* out) {
 }
 
 void time_matvec_case(Report& report, Format format, int32_t activation, int64_t n_out, int64_t n_in, int64_t n,
-                      bool pdl) {
+                      bool pdl, bool norm = false) {
   const std::string name = std::string("matvec ") + name_of(format) + " x " + name_of_activation(activation) + " [" +
                            std::to_string(n_out) + ", " + std::to_string(n_in) + "] n " + std::to_string(n) +
-                           (pdl ? " pdl" : "");
+                           (pdl ? " pdl" : "") + (norm ? " norm" : "");
   if (!report.wants(name)) return;
-  std::vector<DeviceWeight> weights;
   const DeviceWeight probe = random_weight(format, 1, 1, n_in, 1);
   const double bytes = probe.row_bytes_with_scales() * static_cast<double>(n_out);
   const int sets = std::max(2, static_cast<int>(kColdBytes / bytes));
@@ -40,6 +40,8 @@ void time_matvec_case(Report& report, Format format, int32_t activation, int64_t
   Buffer<float> x(n * n_in);
   Buffer<float> out(n * n_out);
   fill_uniform(x.data(), x.size(), 5);
+  Buffer<float> norm_weight(n_in);
+  fill_uniform(norm_weight.data(), n_in, 6);
   const auto view = [&](int i) {
     WeightView w = all.view;
     w.data = static_cast<const char*>(w.data) + i * n_out * row_bytes(w);
@@ -54,8 +56,10 @@ void time_matvec_case(Report& report, Format format, int32_t activation, int64_t
   };
   Buffer<char> workspace(n * probe.view.row * 4);
   const double us = time_us(sets, [&](cudaStream_t stream, int i) {
-    const MatvecParams p{view(i), x.data(),   n_in, 0,    nullptr, out.data(), n_out,           0,
-                         n,       activation, 1.0F, 0.0F, false,   pdl,        workspace.data()};
+    MatvecParams p{};
+    p.w = view(i), p.n = n, p.activation = activation, p.scale = 1.0F, p.pdl = pdl;
+    p.x = x.data(), p.x_row = n_in, p.out = out.data(), p.out_row = n_out, p.workspace = workspace.data();
+    if (norm) p.norm_weight = norm_weight.data(), p.norm_eps = 1e-5F;
     MUST(launch_matvec(p, stream));
   });
   report.timed(name, us, bytes, 2.0 * static_cast<double>(n * n_out * n_in));
@@ -101,6 +105,7 @@ struct Run {
   int64_t n;
   double spread;
   bool pdl, deterministic;
+  bool stages = false;  // the two launches one by one, too
 };
 
 void time_ffn_case(Report& report, const Model& m, const Run& r) {
@@ -141,7 +146,8 @@ void time_ffn_case(Report& report, const Model& m, const Run& r) {
   p.scale = 1e-3F, p.accumulate = true, p.pdl = r.pdl, p.deterministic = r.deterministic;
   Buffer<char> workspace(static_cast<int64_t>(ffn_workspace(p)));
   p.workspace = workspace.data();
-  const double us = time_us(launches, [&](cudaStream_t stream, int i) {
+  const Hidden hidden{reinterpret_cast<float*>(p.workspace), p.down.row};
+  const auto of_launch = [&](int i) {
     FfnParams one = p;
     if (m.k > 0) {
       one.ids = ids[static_cast<size_t>(i)].data();
@@ -151,11 +157,19 @@ void time_ffn_case(Report& report, const Model& m, const Run& r) {
       one.up.data = static_cast<const char*>(p.up.data) + at * m.width * row_bytes(p.up);
       one.down.data = static_cast<const char*>(p.down.data) + at * m.d_model * row_bytes(p.down);
     }
-    MUST(launch_ffn(one, stream));
-  });
+    return one;
+  };
+  const double us = time_us(launches, [&](cudaStream_t stream, int i) { MUST(launch_ffn(of_launch(i), stream)); });
   const double bytes = distinct * (2.0 * static_cast<double>(m.width) * gate.row_bytes_with_scales() +
                                    static_cast<double>(m.d_model) * down.row_bytes_with_scales());
   report.timed(name, us, bytes, 6.0 * static_cast<double>(r.n * k * m.d_model * m.width));
+  if (!r.stages) return;
+  const double up_us =
+      time_us(launches, [&](cudaStream_t stream, int i) { MUST(launch_ffn_up(of_launch(i), hidden, stream)); });
+  report.timed(name + ": up", up_us, bytes * 2 / 3, 0);
+  const double down_us =
+      time_us(launches, [&](cudaStream_t stream, int i) { MUST(launch_ffn_down(of_launch(i), hidden, stream)); });
+  report.timed(name + ": down", down_us, bytes / 3, 0);
 }
 
 }  // namespace
@@ -178,6 +192,7 @@ void time_matvec(Report& report) {
     time_matvec_case(report, Format::kBF16, MOE_BF16, 6144, 2048, 1, pdl);
     time_matvec_case(report, Format::kBF16, MOE_BF16, 2048, 2048, 1, pdl);
   }
+  time_matvec_case(report, Format::kBF16, MOE_BF16, 6144, 2048, 1, true, true);
   time_matvec_case(report, Format::kBF16, MOE_BF16, 50304, 2048, 1, true);
   time_matvec_case(report, Format::kBF16, MOE_BF16, 64, 2048, 1, true);
   for (const int64_t n : {4, 8, 16, 32}) time_matvec_case(report, Format::kBF16, MOE_BF16, 6144, 2048, n, true);
@@ -192,16 +207,17 @@ void time_matvec(Report& report) {
 }
 
 void time_ffn(Report& report) {
-  for (const bool pdl : {false, true}) time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, 1, 0, pdl, false});
+  for (const bool pdl : {false, true}) time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, 1, 0, pdl, false, true});
   time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_F32, 1, 0, true, false});
-  time_ffn_case(report, kOlmoe, {Format::kI8, MOE_I8, 1, 0, true, false});
+  time_ffn_case(report, kOlmoe, {Format::kI8, MOE_I8, 1, 0, true, false, true});
   time_ffn_case(report, kOlmoe, {Format::kI4, MOE_I8, 1, 0, true, false});
   time_ffn_case(report, kOlmoe, {Format::kF8, MOE_BF16, 1, 0, true, false});
   time_ffn_case(report, kQwen3, {Format::kBF16, MOE_BF16, 1, 0, true, false});
   time_ffn_case(report, kDeepSeek, {Format::kBF16, MOE_BF16, 1, 0, true, false});
   time_ffn_case(report, kShared, {Format::kBF16, MOE_BF16, 1, 0, true, false});
   time_ffn_case(report, kMixtral, {Format::kBF16, MOE_BF16, 1, 0, true, false});
-  for (const int64_t n : {4, 8, 32, 64}) time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, n, 0.01, true, false});
+  for (const int64_t n : {4, 8, 32, 64})
+    time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, n, 0.01, true, false, true});
   time_ffn_case(report, kOlmoe, {Format::kI8, MOE_I8, 32, 0.01, true, false});
   time_ffn_case(report, kOlmoe, {Format::kI4, MOE_I8, 32, 0.01, true, false});
   for (const double spread : {0.0, 0.01, 1.0})

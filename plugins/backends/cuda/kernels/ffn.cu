@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "kernels/ffn_stage.hpp"
-#include "kernels/gemv_fragment.cuh"
 #include "kernels/gemv_launch.hpp"
+#include "kernels/gemv_product.cuh"
 
 namespace moe::cuda {
 namespace {

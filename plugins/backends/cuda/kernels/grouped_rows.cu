@@ -3,8 +3,8 @@
 
 #include "kernels/ffn_pairs.cuh"
 #include "kernels/ffn_stage.hpp"
-#include "kernels/gemv_fragment.cuh"
 #include "kernels/gemv_launch.hpp"
+#include "kernels/gemv_product.cuh"
 
 namespace moe::cuda {
 namespace {

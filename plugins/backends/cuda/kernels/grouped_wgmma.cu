@@ -9,8 +9,8 @@
 #include <cuda.h>
 
 #include "kernels/ffn_stage.hpp"
-#include "kernels/gemv_fragment.cuh"
 #include "kernels/gemv_launch.hpp"
+#include "kernels/gemv_product.cuh"
 #include "kernels/grouped_hopper.cuh"
 
 namespace moe::cuda {

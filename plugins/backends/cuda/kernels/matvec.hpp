@@ -26,6 +26,12 @@ struct MatvecParams {
   float scale;
   float soft_cap;  // 0: none
   bool accumulate;
+  // Where given, x is normalised first (root mean square, row by row): x / sqrt(mean(x^2) + norm_eps) * norm_weight. For
+  // one group; not with MOE_I8 and weights that are not integers (cudaErrorNotSupported).
+  const float* norm_weight;  // [n_in], or null
+  float norm_eps;
+  float* normed;  // [n, n_in]: the normalised rows for others, or null; not x
+  int64_t normed_row;
   // Programmatic dependent launch: the kernel may start while the one before it on the stream still runs, and asks for
   // weights then. It reads and writes nothing else before that one is through.
   bool pdl;

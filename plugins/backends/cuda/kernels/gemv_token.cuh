@@ -1,0 +1,201 @@
+// How activations become the other operand of a product with a weight (gemv_weight.cuh): each warp converts those of
+// its part of k once, into shared memory, in the order in which the lanes want them.
+#pragma once
+
+#include "kernels/gemv_weight.cuh"
+
+namespace moe::cuda {
+
+// A token's activations: x times factor. The row begins on 16 bytes and is padded with zeros to the weight's row.
+struct TokenRow {
+  const float* x;
+  float factor;
+};
+
+// What each of the row's k is multiplied by too; null: nothing.
+struct NormRow {
+  const float* weight;
+  int n_in;
+};
+__device__ __forceinline__ float4 load_norm(const NormRow& norm, int k) {
+  if (k + 4 <= norm.n_in && reinterpret_cast<uintptr_t>(norm.weight) % 16 == 0) {
+    return __ldg(reinterpret_cast<const float4*>(norm.weight + k));
+  }
+  const auto at = [&](int i) { return k + i < norm.n_in ? __ldg(norm.weight + k + i) : 0.0F; };
+  return make_float4(at(0), at(1), at(2), at(3));
+}
+__device__ __forceinline__ float4 scaled(const float4& x, float factor) {
+  return make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor);
+}
+__device__ __forceinline__ float4 product(const float4& a, const float4& b) {
+  return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
+}
+
+template <Mode M>
+inline constexpr int kTokenPlanes = M == Mode::kSplit ? 3 : 1;
+
+// Eight activations as pairs: out[plane][pair].
+template <Mode M>
+__device__ __forceinline__ void token_pairs(float (&v)[8], int32_t activation, uint32_t (&out)[kTokenPlanes<M>][4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float lo = v[2 * i];
+    float hi = v[2 * i + 1];
+    if constexpr (M == Mode::kF16) {
+      out[0][i] = pack_f16(lo, hi);
+    } else if constexpr (M == Mode::kBf16) {
+      out[0][i] = pack_bf16(lo, hi);
+    } else {
+      lo = rounded(activation, lo);
+      hi = rounded(activation, hi);
+#pragma unroll
+      for (int plane = 0; plane < 3; ++plane) {
+        out[plane][i] = pack_bf16(lo, hi);
+        lo -= low_bf16(out[plane][i]);
+        hi -= high_bf16(out[plane][i]);
+      }
+    }
+  }
+}
+
+// MOE_I8 of a group of 32 that a quad holds (moe/sdk/quant.hpp: quantize_activation, the same numbers). A
+// multiplication by the reciprocal decides all but those close to a tie, which are divided.
+__device__ __forceinline__ float token_bytes(const float (&v)[8], uint32_t (&out)[2]) {
+  uint32_t top = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFU);
+  top = max(top, __shfl_xor_sync(kFullWarp, top, 1));
+  top = max(top, __shfl_xor_sync(kFullWarp, top, 2));
+  out[0] = out[1] = 0;
+  if (top >= 0x7F800000U) return __uint_as_float(0x7FC00000U);
+  const float scale = __fdiv_rn(__uint_as_float(top), 127.0F);
+  if (scale == 0.0F) return scale;
+  const float inverse = 1.0F / scale;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float near = v[i] * inverse;
+    float q = rintf(near);
+    if (!(fabsf(near - q) < 0.4995F)) q = rintf(__fdiv_rn(v[i], scale));
+    const int integer = static_cast<int>(fminf(fmaxf(q, -127.0F), 127.0F));
+    out[i / 4] |= (static_cast<uint32_t>(integer) & 0xFFU) << (i % 4 * 8);
+  }
+  return scale;
+}
+
+// Converted activations of a warp: blocks of 32 k (kF32: 16) of n_tokens tokens.
+//   data    [block][plane][stride tokens][lane of the quad]: 16 bytes a lane and plane (kI8: 8)
+//   scales  [block][stride tokens], kI8 only
+struct TokenStage {
+  char* data;
+  float* scales;
+  int stride;
+  int n_tokens;
+};
+
+// Bytes of shared memory that a block of one token takes.
+template <Mode M>
+inline constexpr int kStageBytes = M == Mode::kI8 ? 36 : 64 * kTokenPlanes<M>;
+
+// Bytes for so many chunks of so many tokens.
+template <Format F, Mode M>
+constexpr int64_t stage_bytes(int64_t n_chunks, int64_t n_tokens) {
+  return (kStageBytes<M> * kBlocks<F> * n_chunks * n_tokens + 31) / 16 * 16;
+}
+// Chunks that a stage of so many bytes holds; there must be room for one.
+template <Format F, Mode M>
+__device__ __forceinline__ int stage_chunks(int n_bytes, int n_tokens) {
+  return (n_bytes - 16) / (kStageBytes<M> * kBlocks<F> * n_tokens);
+}
+
+template <Format F, Mode M>
+__device__ __forceinline__ TokenStage make_stage(char* memory, int n_chunks, int n_tokens) {
+  // Scales come first in a stage of integers: 4 bytes each, of a number that keeps the rest on 16.
+  const int scales = M == Mode::kI8 ? (n_chunks * kBlocks<F> * n_tokens * 4 + 15) / 16 * 16 : 0;
+  return {memory + scales, reinterpret_cast<float*>(memory), n_tokens, n_tokens};
+}
+
+// The lane's k of a block: eight (kF32: four).
+template <Format F>
+__device__ __forceinline__ void load_block(const TokenRow& row, const NormRow& norm, int block, int t, float (&v)[8]) {
+  constexpr int kPerChunk = kBlocks<F>;
+  const int first = F == Format::kF8    ? block / kPerChunk * kChunk<F> + 16 * t + 8 * (block % kPerChunk)
+                    : F == Format::kI4  ? 32 * block + 4 * t
+                    : F == Format::kF32 ? 16 * block + 4 * t
+                                        : 32 * block + 8 * t;
+  constexpr int kSecond = F == Format::kI4 ? 16 : 4;
+  float4 lo = scaled(*reinterpret_cast<const float4*>(row.x + first), row.factor);
+  float4 hi{};
+  if constexpr (F != Format::kF32) hi = scaled(*reinterpret_cast<const float4*>(row.x + first + kSecond), row.factor);
+  if (norm.weight != nullptr) {
+    lo = product(lo, load_norm(norm, first));
+    if constexpr (F != Format::kF32) hi = product(hi, load_norm(norm, first + kSecond));
+  }
+  v[0] = lo.x, v[1] = lo.y, v[2] = lo.z, v[3] = lo.w, v[4] = hi.x, v[5] = hi.y, v[6] = hi.z, v[7] = hi.w;
+}
+
+// Converts blocks [first, first + n_blocks) of tokens [0, stage.n_tokens), a quad each. row_of(token) gives a TokenRow.
+// Whole warps.
+template <Format F, Mode M, typename RowOf>
+__device__ __forceinline__ void fill_stage(const TokenStage& stage, int first, int n_blocks, const RowOf& row_of,
+                                           const NormRow& norm, int32_t activation) {
+  const int lane = threadIdx.x % 32;
+  const int t = lane % 4;
+  const int total = stage.n_tokens * n_blocks;
+  constexpr int kAtOnce = M == Mode::kSplit ? 1 : 2;  // loads on their way together, as registers allow
+  for (int base = 0; base < total; base += 8 * kAtOnce) {
+    float v[kAtOnce][8] = {};
+    int token[kAtOnce];
+    int block[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int at = base + 8 * i + lane / 4;
+      token[i] = at / n_blocks;
+      block[i] = at < total ? at % n_blocks : -1;
+      if (block[i] < 0) continue;
+      load_block<F>(row_of(token[i]), norm, first + block[i], t, v[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if constexpr (M == Mode::kI8) {
+        uint32_t words[2];
+        const float scale = token_bytes(v[i], words);
+        if (block[i] < 0) continue;
+        const int at = block[i] * stage.stride + token[i];
+        reinterpret_cast<uint2*>(stage.data)[at * 4 + t] = make_uint2(words[0], words[1]);
+        if (t == 0) stage.scales[at] = scale;
+      } else if constexpr (M == Mode::kFma) {
+        if (block[i] < 0) continue;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) v[i][c] = rounded(activation, v[i][c]);
+        reinterpret_cast<float4*>(stage.data)[(block[i] * stage.stride + token[i]) * 4 + t] =
+            make_float4(v[i][0], v[i][1], v[i][2], v[i][3]);
+      } else {
+        uint32_t pairs[kTokenPlanes<M>][4];
+        token_pairs<M>(v[i], activation, pairs);
+        if (block[i] < 0) continue;
+#pragma unroll
+        for (int p = 0; p < kTokenPlanes<M>; ++p) {
+          reinterpret_cast<uint4*>(stage.data)[((block[i] * kTokenPlanes<M> + p) * stage.stride + token[i]) * 4 + t] =
+              make_uint4(pairs[p][0], pairs[p][1], pairs[p][2], pairs[p][3]);
+        }
+      }
+    }
+  }
+  __syncwarp();
+}
+
+// A lane's part of a block for the token that it has in a tile; zeros where there is none.
+template <Mode M>
+__device__ __forceinline__ void read_pairs(const TokenStage& stage, int block, int token, int t,
+                                           uint32_t (&x)[kTokenPlanes<M>][4]) {
+#pragma unroll
+  for (int p = 0; p < kTokenPlanes<M>; ++p) {
+    uint4 v{};
+    if (token < stage.n_tokens) {
+      v = reinterpret_cast<const uint4*>(stage.data)[((block * kTokenPlanes<M> + p) * stage.stride + token) * 4 + t];
+    }
+    x[p][0] = v.x, x[p][1] = v.y, x[p][2] = v.z, x[p][3] = v.w;
+  }
+}
+
+}  // namespace moe::cuda
