@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "tools/patchbay/bandwidth.hpp"
 #include "tools/patchbay/commands.hpp"
@@ -35,7 +36,10 @@ double median(std::vector<double> v) {
 // Counts tokens and remembers nothing else.
 class Counter final : public RequestSink {
  public:
-  void on_token(uint64_t, const TokenOut&) override { ++n_tokens; }
+  void on_token(uint64_t id, const TokenOut&) override {
+    ++n_tokens;
+    begun.insert(id);
+  }
   void on_end(uint64_t, FinishReason, const moe::Error* error, const RequestUsage& usage) override {
     ++n_ended;
     prefill_s = std::max(prefill_s, usage.prefill_s);
@@ -43,6 +47,7 @@ class Counter final : public RequestSink {
   }
   int64_t n_tokens = 0;
   int64_t n_ended = 0;
+  std::set<uint64_t> begun;  // requests that have a token
   double prefill_s = 0;
   std::string problem;
 };
@@ -76,18 +81,26 @@ Measurement measure(Session& session, const BenchFlags& flags, int64_t batch) {
       value_or_fail(session.engine->submit(std::move(request), &counter));
     }
     const auto start = Clock::now();
-    while (counter.n_tokens < batch && counter.n_ended == 0) session.engine->step();
+    const auto all_begun = [&] { return static_cast<int64_t>(counter.begun.size()) == batch; };
+    while (!all_begun() && counter.n_ended < batch && session.engine->step()) {
+    }
     const auto first = Clock::now();
     const int64_t before = counter.n_tokens;
-    while (counter.n_ended < batch) {
+    // From here to the first that ends, every step has the whole batch and nothing else. Those whose prompts came first
+    // may have ended before; then what is left counts.
+    const bool whole = counter.n_ended == 0;
+    while (whole ? counter.n_ended == 0 : counter.n_ended < batch) {
       const auto at = Clock::now();
       if (!session.engine->step()) break;
       steps.push_back(seconds(Clock::now() - at) * 1e6);
     }
     const auto end = Clock::now();
+    const int64_t after = counter.n_tokens;
+    while (counter.n_ended < batch && session.engine->step()) {
+    }
     if (!counter.problem.empty()) fail(moe::internal(counter.problem));
     prefill.push_back(static_cast<double>(batch * flags.n_prompt) / seconds(first - start));
-    decode.push_back(static_cast<double>(counter.n_tokens - before) / seconds(end - first));
+    decode.push_back(static_cast<double>(after - before) / seconds(end - first));
   }
   out.prefill_tokens_per_s = median(prefill);
   out.decode_tokens_per_s = median(decode);

@@ -12,6 +12,8 @@ const Args& as(const moe_op_args* args) {
   return *reinterpret_cast<const Args*>(args);
 }
 
+Error none() { return unimplemented("fused: no faster way"); }
+
 // Norms, rotary embeddings and stores token by token in one launch, then attention where it comes last.
 class Chain final : public FusedOp {
  public:
@@ -73,19 +75,84 @@ class Chain final : public FusedOp {
     return rows_.back()->run(context, attention.header, stream);
   }
 
-  static Error none() { return unimplemented("fused: no faster way"); }
-
  private:
   std::vector<const OpRow*> rows_;
+  uint64_t workspace_bytes_ = 0;
+};
+
+// A norm and the product of what it gives: for few rows in one launch, whose blocks each find the norm again while
+// their weights are on the way.
+class NormProduct final : public FusedOp {
+ public:
+  static bool matches(std::span<const char* const> ids) {
+    return ids.size() == 2 && is(ids[0], MOE_OP_NORM) && is(ids[1], MOE_OP_MATMUL);
+  }
+
+  static Result<std::unique_ptr<FusedOp>> make(const Context& context, std::span<const moe_op_args* const> largest,
+                                               uint32_t temporary) {
+    const auto& norm = as<moe_norm_args>(largest[0]);
+    const auto& product = as<moe_matmul_args>(largest[1]);
+    // The sums of the norm are in another order than the norm's own.
+    if (context.deterministic || norm.kind != MOE_NORM_RMS || !loops::given(norm.weight) ||
+        loops::given(norm.residual) || norm.x.ndim != 2) {
+      return none();
+    }
+    auto fused = std::make_unique<NormProduct>();
+    fused->norm_ = find_op_row(MOE_OP_NORM);
+    fused->product_ = find_op_row(MOE_OP_MATMUL);
+    fused->rows_are_read_ = (temporary & 1U) == 0;
+    MOE_ASSIGN(const Found of_norm, fused->norm_->find(context, *largest[0]));
+    MOE_ASSIGN(const Found found, fused->product_->find(context, *largest[1]));
+    MatvecParams p = matvec_params(context, product);
+    p.norm_weight = data_of<float>(norm.weight);
+    if (!matvec_takes_norm(p)) return none();
+    fused->workspace_bytes_ = std::max(of_norm.workspace_bytes, found.workspace_bytes);
+    return std::unique_ptr<FusedOp>(std::move(fused));
+  }
+
+  [[nodiscard]] Found found() const override { return {"norm in product", workspace_bytes_}; }
+
+  Status run(const Context& context, const moe_op_args* const* args, void* workspace, uint64_t workspace_bytes,
+             cudaStream_t stream) const override {
+    const auto& norm = as<moe_norm_args>(args[0]);
+    auto product = as<moe_matmul_args>(args[1]);
+    product.header.workspace = workspace;
+    product.header.workspace_bytes = workspace_bytes;
+    if (norm.x.shape[0] > kMostNormedRows) {
+      MOE_TRY(norm_->run(context, *args[0], stream));
+      return product_->run(context, product.header, stream);
+    }
+    MatvecParams p = matvec_params(context, product);
+    p.x = data_of<float>(norm.x);
+    p.x_row = norm.x.strides[0];
+    p.x_group = 0;
+    p.norm_weight = data_of<float>(norm.weight);
+    p.norm_eps = norm.eps;
+    if (rows_are_read_) {
+      p.normed = data_of<float>(norm.out);
+      p.normed_row = norm.out.strides[0];
+    }
+    Space space(product.header);
+    p.workspace = space.take<char>(static_cast<int64_t>(matvec_workspace(p)));
+    MOE_TRY(space.check());
+    MOE_CUDA_TRY(launch_matvec(p, stream));
+    return {};
+  }
+
+ private:
+  const OpRow* norm_ = nullptr;
+  const OpRow* product_ = nullptr;
+  bool rows_are_read_ = true;
   uint64_t workspace_bytes_ = 0;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<FusedOp>> FusedOp::find(const Context& context, std::span<const char* const> ids,
-                                               std::span<const moe_op_args* const> largest, uint32_t /*temporary*/) {
+                                               std::span<const moe_op_args* const> largest, uint32_t temporary) {
   if (Chain::matches(ids)) return Chain::make(context, ids, largest);
-  return Chain::none();
+  if (NormProduct::matches(ids)) return NormProduct::make(context, largest, temporary);
+  return none();
 }
 
 }  // namespace moe::cuda

@@ -9,6 +9,7 @@
 
 #include "blas.hpp"
 #include "error.hpp"
+#include "kernels/matvec.hpp"
 #include "kernels/rows.hpp"
 #include "moe/abi/ops.h"
 #include "moe/sdk/loops/common.hpp"
@@ -102,6 +103,8 @@ class Space {
 NormParams norm_params(const moe_norm_args& a);
 RopeParams rope_params(const moe_rope_args& a);
 CacheStoreParams cache_store_params(const moe_cache_store_args& a);
+// Without workspace.
+MatvecParams matvec_params(const Context& context, const moe_matmul_args& a);
 
 // Whether `args` is what the operation takes.
 Status check_header(const OpRow& row, const moe_op_args& args);

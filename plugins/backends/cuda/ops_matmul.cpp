@@ -23,6 +23,8 @@ bool takes_matvec(const Context& context, const WeightView& w, const moe_matmul_
   return a.x.shape[0] <= kFewRows || context.deterministic || w.n_in == 0 || !suits_blas(w, a.activation);
 }
 
+}  // namespace
+
 MatvecParams matvec_params(const Context& context, const moe_matmul_args& a) {
   MatvecParams p{};
   p.w = a.weight->view;
@@ -41,6 +43,8 @@ MatvecParams matvec_params(const Context& context, const moe_matmul_args& a) {
   p.pdl = context.pdl;
   return p;
 }
+
+namespace {
 
 // The activations as the product wants them, in the workspace where they differ from x.
 struct Input {

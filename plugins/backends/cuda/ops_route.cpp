@@ -49,8 +49,10 @@ Result<Found> find_route(const Context&, const moe_route_op_args& a) {
   }
   return Found{};
 }
-Status run_route(const Context&, const moe_route_op_args& a, cudaStream_t stream) {
-  MOE_CUDA_TRY(launch_route(params_of(a), stream));
+Status run_route(const Context& context, const moe_route_op_args& a, cudaStream_t stream) {
+  RouteParams p = params_of(a);
+  p.pdl = context.pdl;
+  MOE_CUDA_TRY(launch_route(p, stream));
   return {};
 }
 

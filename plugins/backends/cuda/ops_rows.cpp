@@ -62,8 +62,10 @@ Result<Found> find_norm(const Context&, const moe_norm_args& a) {
   if (given(a.residual)) MOE_TRY(expect_shape("residual", a.residual, a.x.shape[0], heads_of(a.x), width_of(a.x)));
   return Found{};
 }
-Status run_norm(const Context&, const moe_norm_args& a, cudaStream_t stream) {
-  MOE_CUDA_TRY(launch_norm(norm_params(a), stream));
+Status run_norm(const Context& context, const moe_norm_args& a, cudaStream_t stream) {
+  NormParams p = norm_params(a);
+  p.pdl = context.pdl;
+  MOE_CUDA_TRY(launch_norm(p, stream));
   return {};
 }
 

@@ -75,9 +75,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kRound = 512;
   __shared__ float weights[kRound];
   __shared__ float shared[32];
-#if __CUDA_ARCH__ >= 900
-  if (p.pdl) asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
-#endif
+  if (p.pdl) begin_early();
   const int64_t i = blockIdx.x / p.heads;
   const int64_t h = blockIdx.x % p.heads;
   if (is_of_prompt(p, i)) return;

@@ -1,7 +1,6 @@
 // Attention of few tokens on tensor cores: sixteen heads that share a kv head are the rows of one tile, and a block
 // takes them through one chunk of positions, 32 at a time, while the next 32 are on their way. Memory bounds it, so
-// products may cost: queries and exponentials, which are f32, are multiplied as a sum of three bf16, which loses
-// nothing of an f32.
+// products may cost: queries and exponentials, which are f32, are multiplied as a sum of two bf16.
 #include "kernels/attention_mma.cuh"
 #include "kernels/launch.hpp"
 

@@ -1,12 +1,12 @@
 // Tensor cores as the kernels of attention use them: products of bf16 matrices in shared memory, where f32 operands are
-// the sum of three bf16, which loses nothing of an f32.
+// the sum of two bf16: 16 bits of an f32's 24, twice those of the keys and values that they meet.
 #pragma once
 
 #include "kernels/attention.cuh"
 
 namespace moe::cuda::attention {
 
-inline constexpr int kTerms = 3;
+inline constexpr int kTerms = 2;
 inline constexpr int kPad = 8;  // elements: rows of a matrix begin on different banks
 
 // Four 8 x 8 matrices over a warp.

@@ -135,15 +135,19 @@ class Block {
     const uint16_t* k = &m_.k[stage][lane_ % 8 * Shared::kRow + lane_ / 8 * 8];
 #pragma unroll
     for (int d = 0; d < kDim; d += 32) {
+      Fragment q[kTerms][2];
 #pragma unroll
-      for (int t = kTerms - 1; t >= 0; --t) {
-        const Fragment q0 = load_matrices(&m_.q[t][q_at + d]);
-        const Fragment q1 = load_matrices(&m_.q[t][q_at + d + 16]);
+      for (int t = 0; t < kTerms; ++t) {
+        q[t][0] = load_matrices(&m_.q[t][q_at + d]);
+        q[t][1] = load_matrices(&m_.q[t][q_at + d + 16]);
+      }
 #pragma unroll
-        for (int n = 0; n < kTile / 8; ++n) {
-          const Fragment b = load_matrices(k + n * 8 * Shared::kRow + d);
-          multiply(s[n], q0, b.r[0], b.r[1]);
-          multiply(s[n], q1, b.r[2], b.r[3]);
+      for (int n = 0; n < kTile / 8; ++n) {
+        const Fragment b = load_matrices(k + n * 8 * Shared::kRow + d);
+#pragma unroll
+        for (int t = kTerms - 1; t >= 0; --t) {
+          multiply(s[n], q[t][0], b.r[0], b.r[1]);
+          multiply(s[n], q[t][1], b.r[2], b.r[3]);
         }
       }
     }

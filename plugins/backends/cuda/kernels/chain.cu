@@ -8,11 +8,51 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 
+constexpr int kKept = 8;  // elements of a row that a thread has room for
+
+// A row that its threads can hold: read once. The sums are those of norm_row, bit for bit.
+template <typename Sum>
+__device__ void norm_kept(const NormParams& p, const float* x, float* out, int t, int threads, Sum& sum) {
+  const auto dim = static_cast<int>(p.dim);
+  float v[kKept];
+  float w[kKept];
+  float part = 0.0F;
+#pragma unroll
+  for (int e = 0; e < kKept; ++e) {
+    const int c = t + e * threads;
+    v[e] = c < dim ? x[c] : 0.0F;
+    w[e] = c < dim && p.weight != nullptr ? p.weight[c] : 1.0F;
+  }
+  float mean = 0.0F;
+  if (p.layer) {
+#pragma unroll
+    for (int e = 0; e < kKept; ++e) part += v[e];
+    mean = sum(part) / static_cast<float>(dim);
+  }
+  float squares = 0.0F;
+#pragma unroll
+  for (int e = 0; e < kKept; ++e) {
+    if (t + e * threads < dim) squares += (v[e] - mean) * (v[e] - mean);
+  }
+  const float inverse = 1.0F / sqrtf(sum(squares) / static_cast<float>(dim) + p.eps);
+#pragma unroll
+  for (int e = 0; e < kKept; ++e) {
+    const int c = t + e * threads;
+    if (c >= dim) continue;
+    const float y = (v[e] - mean) * inverse * w[e];
+    out[c] = p.bias == nullptr ? y : y + p.bias[c];
+  }
+}
+
 // One row by `threads` threads of which this is number `t`; `sum` adds up over them.
 template <typename Sum>
 __device__ void norm_row(const NormParams& p, int64_t i, int64_t h, int t, int threads, Sum&& sum) {
   float* x = p.x.data + i * p.x.stride + h * p.x.head_stride;
   float* out = p.out.data + i * p.out.stride + h * p.out.head_stride;
+  if (p.dim <= int64_t{kKept} * threads) {
+    norm_kept(p, x, out, t, threads, sum);
+    return;
+  }
   float mean = 0.0F;
   if (p.layer) {
     float part = 0.0F;
@@ -75,9 +115,10 @@ __global__ void __launch_bounds__(kThreads) chain_kernel(const __grid_constant__
   __shared__ float2 turns[kChainPairs];
   __shared__ float shared[32];
   const int64_t i = blockIdx.x;
+  const auto mine = [&](const ChainStep& step) { return step.part == static_cast<int32_t>(blockIdx.y); };
   int64_t pairs = 0;
   for (int s = 0; s < p.n_steps; ++s) {
-    if (p.steps[s].kind != ChainStep::kRope) continue;
+    if (!mine(p.steps[s]) || p.steps[s].kind != ChainStep::kRope) continue;
     const RopeParams& r = p.steps[s].rope;
     const double position = r.positions[i * r.positions_stride];
     for (int64_t pair = threadIdx.x; pair < r.half; pair += kThreads) {
@@ -88,13 +129,12 @@ __global__ void __launch_bounds__(kThreads) chain_kernel(const __grid_constant__
     }
     pairs += r.half;
   }
-#if __CUDA_ARCH__ >= 900
-  if (p.pdl) asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
-#endif
+  if (p.pdl) begin_early();
   pairs = 0;
   for (int s = 0; s < p.n_steps; ++s) {
-    __syncthreads();  // what the step before wrote
     const ChainStep& step = p.steps[s];
+    if (!mine(step)) continue;
+    __syncthreads();  // what the step before wrote
     if (step.kind == ChainStep::kNorm) {
       norm(step.norm, i, shared);
     } else if (step.kind == ChainStep::kRope) {
@@ -106,11 +146,82 @@ __global__ void __launch_bounds__(kThreads) chain_kernel(const __grid_constant__
   }
 }
 
+// Rows of f32 that a step reads or writes: token i's are [first + i * stride, first + i * stride + extent).
+struct Extent {
+  const float* first;
+  int64_t stride, extent;
+};
+
+template <typename T>
+Extent extent_of(const Rows<T>& rows, int64_t heads, int64_t dim) {
+  return {rows.data, rows.stride, heads > 1 ? (heads - 1) * rows.head_stride + dim : dim};
+}
+
+// Whether any token's rows of one may overlap any token's of the other.
+bool overlap(const Extent& a, const Extent& b, int64_t n) {
+  const Extent& low = a.first <= b.first ? a : b;
+  const Extent& high = a.first <= b.first ? b : a;
+  const int64_t apart = high.first - low.first;
+  if (apart >= (n - 1) * low.stride + low.extent) return false;
+  // Interleaved, as columns of one matrix are.
+  return low.stride != high.stride || low.extent > apart || apart + high.extent > low.stride;
+}
+
+// What a step touches beside the cache: at most two.
+int extents_of(const ChainStep& step, Extent (&out)[2]) {
+  if (step.kind == ChainStep::kNorm) {
+    out[0] = extent_of(step.norm.x, step.norm.heads, step.norm.dim);
+    out[1] = extent_of(step.norm.out, step.norm.heads, step.norm.dim);
+    return 2;
+  }
+  if (step.kind == ChainStep::kRope) {
+    const int64_t dim = step.rope.offset + 2 * step.rope.half;
+    out[0] = extent_of(step.rope.x, step.rope.heads, dim);
+    out[1] = extent_of(step.rope.out, step.rope.heads, dim);
+    return 2;
+  }
+  out[0] = {step.store.x.data, step.store.x.stride, step.store.dim};
+  return 1;
+}
+
+bool depend(const ChainStep& a, const ChainStep& b, int64_t n) {
+  Extent of_a[2];
+  Extent of_b[2];
+  const int n_a = extents_of(a, of_a);
+  const int n_b = extents_of(b, of_b);
+  for (int i = 0; i < n_a; ++i) {
+    for (int j = 0; j < n_b; ++j) {
+      if (overlap(of_a[i], of_b[j], n)) return true;
+    }
+  }
+  return false;
+}
+
+// Numbers the parts from 0; returns how many there are.
+int32_t find_parts(ChainParams& p) {
+  int32_t n_parts = 0;
+  for (int32_t s = 0; s < p.n_steps; ++s) {
+    int32_t part = -1;
+    for (int32_t before = 0; before < s; ++before) {
+      if (!depend(p.steps[before], p.steps[s], p.n)) continue;
+      const int32_t other = p.steps[before].part;
+      if (part < 0) part = other;
+      for (int32_t joined = 0; joined < s; ++joined) {
+        if (p.steps[joined].part == other) p.steps[joined].part = part;
+      }
+    }
+    p.steps[s].part = part < 0 ? n_parts++ : part;
+  }
+  return n_parts;
+}
+
 }  // namespace
 
-cudaError_t launch_chain(const ChainParams& p, cudaStream_t stream) {
-  if (p.n == 0 || p.n_steps == 0) return cudaSuccess;
-  const dim3 grid(static_cast<unsigned>(p.n));
+cudaError_t launch_chain(const ChainParams& params, cudaStream_t stream) {
+  if (params.n == 0 || params.n_steps == 0) return cudaSuccess;
+  ChainParams p = params;
+  const auto n_parts = static_cast<unsigned>(find_parts(p));
+  const dim3 grid(static_cast<unsigned>(p.n), n_parts);
   return launch_kernel(chain_kernel, {grid, kThreads, 0, p.pdl}, stream, p);
 }
 

@@ -8,6 +8,7 @@ namespace moe::cuda {
 
 struct ChainStep {
   enum Kind : int32_t { kNorm, kRope, kStore } kind;
+  int32_t part;  // launch_chain's: steps of different parts touch different memory
   union {
     NormParams norm;
     RopeParams rope;
@@ -26,7 +27,8 @@ struct ChainParams {
   bool pdl;
 };
 
-// A block for a token. Positions are read before what came before on the stream has ended: they are a step's input.
+// A block for a token and each part of the chain that does not depend on the others. Positions are read before what
+// came before on the stream has ended: they are a step's input.
 cudaError_t launch_chain(const ChainParams& p, cudaStream_t stream);
 
 }  // namespace moe::cuda

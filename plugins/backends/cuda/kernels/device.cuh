@@ -23,6 +23,14 @@ __device__ inline float warp_max(float v) {
   return v;
 }
 
+// Programmatic dependent launch: lets the next kernel of the stream begin, then waits for the one before and all that
+// it waited for. Every kernel of such a stream must wait, or those after it would not.
+__device__ __forceinline__ void begin_early() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Sum over a block of whole warps (at most 32), for every thread. `shared` [32]; a second call may follow at once.
 __device__ inline float block_sum(float v, float* shared) {
   const int lane = threadIdx.x % 32;

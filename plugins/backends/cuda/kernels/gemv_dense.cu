@@ -119,11 +119,11 @@ struct Work {
           row_pair<F>(p.w, group, static_cast<int64_t>(tile * MT + m) * kTileRows, static_cast<int>(threadIdx.x) % 32);
     }
   }
-  // Once the first weights have been asked for: waits for what came before, then for the norms.
+  // Once the first weights have been asked for: waits for what came before, then for the norms (of few tokens).
   __device__ __forceinline__ void begin() const {
     pdl_launch();
     pdl_wait();
-    if (p.norm_weight == nullptr) return;
+    if (NT > 1 || p.norm_weight == nullptr) return;
     find_norms(p, token0, n_tokens, NT * kTileTokens, parts, inverse);
     if (p.normed != nullptr) store_normed(p, token0, n_tokens, inverse);
   }
@@ -159,10 +159,10 @@ __device__ __forceinline__ void run_direct(const Work<F, MT, NT>& work) {
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
       const int token = j * kTileTokens + lane / 4;
-      tokens[j] = token < work.n_tokens ? work.row_of(token) : TokenRow{nullptr, 1.0F};
+      tokens[j] = {token < work.n_tokens ? work.row_of(token).x : nullptr, 1.0F};
     }
     float sums[MT][NT][kSums<M>] = {};
-    stream.run(tokens, work.norm(), lane, sums);
+    stream.run(tokens, NormRow{}, lane, sums);  // more tokens than are normalised here
     work.template end<M>(tile, set, sums);
   }
 }
@@ -308,12 +308,13 @@ size_t matvec_workspace(const MatvecParams& p) {
   return static_cast<size_t>(p.n * p.w.n_groups * p.w.row) * sizeof(float);
 }
 
+bool matvec_takes_norm(const MatvecParams& p) { return p.w.n_groups == 1 && !rounds_before(p.w.format, p.activation); }
+
 cudaError_t launch_matvec(const MatvecParams& params, cudaStream_t stream) {
   MatvecParams p = params;
   if (p.n == 0 || p.w.n_out == 0 || p.w.n_groups == 0) return cudaSuccess;
-  if (p.norm_weight != nullptr && p.w.n_groups != 1) return cudaErrorInvalidValue;
+  if (p.norm_weight != nullptr && (p.n > kMostNormedRows || !matvec_takes_norm(p))) return cudaErrorNotSupported;
   const bool round = rounds_before(p.w.format, p.activation);
-  if (round && p.norm_weight != nullptr) return cudaErrorNotSupported;
   if (round || !reads_in_place(p.x, p.x_row, p.x_group, p.w)) {
     if (p.workspace == nullptr) return cudaErrorInvalidValue;
     auto* padded = static_cast<float*>(p.workspace);
@@ -329,7 +330,7 @@ cudaError_t launch_matvec(const MatvecParams& params, cudaStream_t stream) {
     constexpr int64_t kStage = 40 * 1024;
     constexpr int64_t kWideStage = 160 * 1024;
     if constexpr (kDirect<F, M>) {
-      constexpr int64_t kFew = 4;  // for whom converting once is worth it
+      constexpr int64_t kFew = kMostNormedRows;  // for whom converting once is worth it
       if (p.n > 2 * kTileTokens) return launch<F, M, 2, 4, 4, false>(p, 0, stream);
       if (p.n > kTileTokens) return launch<F, M, 2, 2, 4, false>(p, 0, stream);
       if (p.n > kFew) return launch<F, M, 1, 1, 8, false>(p, 0, stream);

@@ -26,8 +26,8 @@ struct MatvecParams {
   float scale;
   float soft_cap;  // 0: none
   bool accumulate;
-  // Where given, x is normalised first (root mean square, row by row): x / sqrt(mean(x^2) + norm_eps) * norm_weight. For
-  // one group; not with MOE_I8 and weights that are not integers (cudaErrorNotSupported).
+  // Where given, x is normalised first (root mean square, row by row): x / sqrt(mean(x^2) + norm_eps) * norm_weight.
+  // For few rows and where matvec_takes_norm() says so (else cudaErrorNotSupported).
   const float* norm_weight;  // [n_in], or null
   float norm_eps;
   float* normed;  // [n, n_in]: the normalised rows for others, or null; not x
@@ -37,6 +37,12 @@ struct MatvecParams {
   bool pdl;
   void* workspace;  // matvec_workspace() bytes, 256-byte aligned
 };
+
+// Rows that a product normalises itself: each of its blocks does it for all of them.
+inline constexpr int64_t kMostNormedRows = 4;
+// Whether the weight and the type of activations are for a norm in front: one group, and not MOE_I8 with weights that
+// are not integers.
+bool matvec_takes_norm(const MatvecParams& p);
 
 // Bytes of workspace for these shapes. It is needed where x cannot be read as it lies: rows that do not begin on 16
 // bytes, n_in that is not the weight's row, MOE_I8 with weights that are not integers.

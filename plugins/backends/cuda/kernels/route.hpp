@@ -17,6 +17,7 @@ struct RouteParams {
   int64_t n;
   int32_t n_experts, top_k, score, group_score, n_groups, top_groups, fill, renorm, dynamic, k_min;
   float threshold, renorm_eps, scale, logit_cap, sparse_eps;
+  bool pdl;  // programmatic dependent launch
 };
 
 // Bytes of shared memory that a row takes; a call needs them at most 96 KiB.

@@ -1,4 +1,5 @@
 #include "kernels/device.cuh"
+#include "kernels/launch.hpp"
 #include "kernels/rows.hpp"
 
 namespace moe::cuda {
@@ -30,8 +31,9 @@ __global__ void for_each(int64_t n, F f) {
   } while (false)
 
 // One row by one block: x += residual, then y = (x - mean) / sqrt(var + eps) * weight + bias.
-__global__ void norm_kernel(NormParams p) {
+__global__ void norm_kernel(const __grid_constant__ NormParams p) {
   __shared__ float shared[32];
+  if (p.pdl) begin_early();
   const int64_t i = blockIdx.x / p.heads;
   const int64_t h = blockIdx.x % p.heads;
   float* x = p.x.data + i * p.x.stride + h * p.x.head_stride;
@@ -176,8 +178,8 @@ cudaError_t launch_norm(const NormParams& p, cudaStream_t stream) {
   const int64_t rows = p.n * p.heads;
   if (rows == 0 || p.dim == 0) return cudaSuccess;
   const int threads = p.dim <= 128 ? 32 : p.dim <= 1024 ? 128 : 512;
-  norm_kernel<<<static_cast<unsigned>(rows), threads, 0, stream>>>(p);
-  return MOE_CUDA_LAUNCHED();
+  const LaunchShape shape{dim3(static_cast<unsigned>(rows)), static_cast<unsigned>(threads), 0, p.pdl};
+  return launch_kernel(norm_kernel, shape, stream, p);
 }
 
 cudaError_t launch_rope(const RopeParams& p, cudaStream_t stream) {

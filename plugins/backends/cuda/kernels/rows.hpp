@@ -38,6 +38,7 @@ struct NormParams {
   int64_t n, heads, dim;
   float eps;
   bool layer;  // layer normalisation, else root mean square
+  bool pdl;    // programmatic dependent launch
 };
 cudaError_t launch_norm(const NormParams& p, cudaStream_t stream);
 
