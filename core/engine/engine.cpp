@@ -44,7 +44,7 @@ class EngineImpl final : public Engine {
  public:
   EngineImpl(std::shared_ptr<Model> model, std::shared_ptr<const SamplerChain> chain, const EngineOptions& options)
       : model_(std::move(model)), chain_(std::move(chain)), scheduler_(model_->limits(), options),
-        admission_({options.batch_size, options.batch_tokens, options.queue, options.queue_s}) {
+        admission_({options.batch_size, options.batch_tokens, options.queue, options.queue_s}), pool_(options.pool) {
     stats_.cache_pages = model_->limits().n_pages;
     stats_.page_tokens = model_->limits().page_tokens;
     stats_.last_progress = Clock::now();
@@ -129,6 +129,7 @@ class EngineImpl final : public Engine {
   EngineStats stats_;
   int64_t n_alive_ = 0;
   Admission admission_;
+  ThreadPool* pool_;
   uint64_t next_id_ = 1;
   bool draining_ = false;
   bool stopping_ = false;
@@ -289,7 +290,7 @@ void EngineImpl::sample_and_publish(float* logits) {
     if (sampled[i]->request.top_logprobs >= 0) originals[i].assign(rows_[i].logits, rows_[i].logits + n_vocab);
   }
   step_chain_ = chain();  // its links are those of every state, whatever the values
-  step_chain_->sample(rows_);
+  step_chain_->sample(rows_, pool_);
   for (size_t i = 0; i < sampled.size(); ++i) emit(*sampled[i], rows_[i], outs_[i].second, originals[i]);
 }
 

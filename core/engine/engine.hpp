@@ -91,6 +91,8 @@ struct EngineStats {
   std::vector<uint64_t> unassigned;  // [n_moe_layers]: places of a plan that went to no expert
 };
 
+class ThreadPool;  // core/plugin/thread_pool.hpp
+
 struct EngineOptions {
   int64_t batch_size = 32;     // requests in a step at most
   int64_t batch_tokens = 512;  // tokens in a step at most: the size of a prefill chunk
@@ -99,6 +101,7 @@ struct EngineOptions {
   int64_t cache_tokens = 0;    // room of the paged cache; 0: enough for one full context, and for batch_size requests up to 8192 in all
   int64_t page_tokens = 16;
   bool prefix_cache = true;    // requests that begin alike share pages
+  ThreadPool* pool = nullptr;        // whose threads sample a step's rows side by side, which outlives the engine; null: the step's own
   std::string cache_dtype = "auto";  // auto (f32 where weights are f32-exact) | f32 | f16 | bf16
 };
 

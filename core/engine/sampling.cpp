@@ -6,13 +6,14 @@
 #include <algorithm>
 
 #include "core/plugin/nearest.hpp"
+#include "core/plugin/thread_pool.hpp"
 #include "moe/sdk/compute.hpp"
 
 namespace patchbay {
 namespace {
 
-// What a chain is made of when the configuration names none: all neutral by their defaults, in the order that people expect from other
-// engines (penalties look at the model's logits, temperature comes before the cuts).
+// What a chain is made of when the configuration names none: all neutral by their defaults, in the order that people
+// expect from other engines (penalties look at the model's logits, temperature comes before the cuts).
 constexpr const char* kDefaultLinks[] = {"penalties", "logit_bias", "temperature", "top_k", "top_p", "min_p", "pick"};
 
 OptionScalar to_option(const SamplingParameter& p) {
@@ -29,13 +30,43 @@ const moe_option* option_for(const moe_component& c, const std::string& paramete
   return nullptr;
 }
 
+// A link's call for some rows, and what came of it for each.
+struct Application {
+  const moe_sampler* link;
+  int64_t n_vocab;
+  std::span<moe_sample_row> rows;
+  std::vector<std::string> problems;  // by row; "" if there is none
+
+  void apply(size_t first, size_t n) {
+    moe_sample_args args = moe::make<moe_sample_args>();
+    args.n_rows = static_cast<int64_t>(n);
+    args.n_vocab = n_vocab;
+    args.rows = rows.data() + first;
+    moe::MessageBuffer message;
+    if (link->apply(&args, message.get()) == MOE_OK) return;
+    for (size_t i = first; i < first + n; ++i) {
+      problems[i] = fmt::format("sampler \"{}\": {}", link->component.name, message.text());
+    }
+  }
+};
+
+void apply_link(Application& call, ThreadPool* pool) {
+  if (pool == nullptr || (call.link->component.capabilities & MOE_CAP_REENTRANT) == 0)
+    return call.apply(0, call.rows.size());
+  const auto one = [](void* context, int64_t row, int32_t) {
+    static_cast<Application*>(context)->apply(static_cast<size_t>(row), 1);
+  };
+  pool->run(static_cast<int64_t>(call.rows.size()), one, &call);
+}
+
 }  // namespace
 
 ChainState::~ChainState() {
   for (size_t i = 0; i < states_.size(); ++i) links_[i]->destroy(states_[i]);
 }
 
-moe::Result<std::shared_ptr<const SamplerChain>> SamplerChain::build(const std::vector<PluginChoice>& samplers, PluginRegistry& registry, int64_t n_vocab) {
+moe::Result<std::shared_ptr<const SamplerChain>> SamplerChain::build(const std::vector<PluginChoice>& samplers,
+                                                                     PluginRegistry& registry, int64_t n_vocab) {
   auto chain = std::make_shared<SamplerChain>();
   chain->n_vocab_ = n_vocab;
   std::vector<PluginChoice> choices = samplers;
@@ -48,7 +79,8 @@ moe::Result<std::shared_ptr<const SamplerChain>> SamplerChain::build(const std::
     const bool picks = (component->header().capabilities & MOE_CAP_PICKS) != 0;
     if (picks && i + 1 < choices.size()) {
       return moe::invalid(fmt::format("{}sampler \"{}\": it picks the token, so expected it last, got it before \"{}\"",
-                                      choices[i].where.empty() ? "" : choices[i].where + ": ", choices[i].plugin, choices[i + 1].plugin));
+                                      choices[i].where.empty() ? "" : choices[i].where + ": ", choices[i].plugin,
+                                      choices[i + 1].plugin));
     }
     chain->links_.push_back({std::move(*component), choices[i].options});
     if (!picks && i + 1 == choices.size()) choices.push_back({"pick", {}, ""});
@@ -71,7 +103,8 @@ moe::Result<ChainState> SamplerChain::start(const std::vector<SamplingParameter>
     }
     if (!known) {
       const auto all = names();
-      return moe::invalid(fmt::format("sampling: expected one of {}, got \"{}\"{}", fmt::join(all, ", "), p.name, did_you_mean(p.name, all)));
+      return moe::invalid(fmt::format("sampling: expected one of {}, got \"{}\"{}", fmt::join(all, ", "), p.name,
+                                      did_you_mean(p.name, all)));
     }
   }
   ChainState state;
@@ -105,7 +138,7 @@ bool SamplerChain::has_links_of(const SamplerChain& other) const {
                     [](const Link& a, const Link& b) { return a.component.table == b.component.table; });
 }
 
-void SamplerChain::sample(std::vector<SampleRow>& rows) const {
+void SamplerChain::sample(std::vector<SampleRow>& rows, ThreadPool* pool) const {
   std::vector<moe_sample_row> active;
   std::vector<size_t> origin;
   for (size_t i = 0; i < links_.size(); ++i) {
@@ -130,16 +163,12 @@ void SamplerChain::sample(std::vector<SampleRow>& rows) const {
       origin.push_back(r);
     }
     if (active.empty()) continue;
-    moe_sample_args args = moe::make<moe_sample_args>();
-    args.n_rows = static_cast<int64_t>(active.size());
-    args.n_vocab = n_vocab_;
-    args.rows = active.data();
-    moe::MessageBuffer message;
-    const moe_status status = link->apply(&args, message.get());
+    Application call{link, n_vocab_, active, std::vector<std::string>(active.size())};
+    apply_link(call, pool);
     for (size_t a = 0; a < active.size(); ++a) {
       SampleRow& row = rows[origin[a]];
       row.token = active[a].picked;
-      if (status != MOE_OK) row.problem = fmt::format("sampler \"{}\": {}", link->component.name, message.text());
+      row.problem = std::move(call.problems[a]);
     }
   }
   for (auto& row : rows) {

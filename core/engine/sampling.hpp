@@ -29,6 +29,8 @@ class ChainState {
   std::vector<moe_sampler_state*> states_;
 };
 
+class ThreadPool;  // core/plugin/thread_pool.hpp
+
 // A row to sample: one request's logits and what the links may know of it.
 struct SampleRow {
   ChainState* state = nullptr;
@@ -48,8 +50,8 @@ class SamplerChain {
 
   // A request's states from its parameters. Errors name the parameter and the nearest that a link has. [thread-safe]
   [[nodiscard]] moe::Result<ChainState> start(const std::vector<SamplingParameter>& parameters) const;
-  // Fills each row's token. [compute-thread]
-  void sample(std::vector<SampleRow>& rows) const;
+  // Fills each row's token; with a pool, rows side by side where a link may run so (MOE_CAP_REENTRANT). [compute-thread]
+  void sample(std::vector<SampleRow>& rows, ThreadPool* pool = nullptr) const;
   // Tells the links what was generated.
   void accept(ChainState& state, int32_t token) const;
 

@@ -90,6 +90,7 @@ moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& 
   options.queue_s = static_cast<double>(e.queue_ms) / 1e3;
   options.page_tokens = e.page_tokens;
   options.prefix_cache = e.prefix_cache;
+  options.pool = &session.host->pool();
   MOE_ASSIGN(session.engine, Engine::create(session.model, session.chain, options));
   if (!flags.quiet && !flags.json) {
     for (const auto& note : session.model->notes()) fmt::print(stderr, "note: {}\n", note);

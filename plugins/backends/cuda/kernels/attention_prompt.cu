@@ -135,20 +135,18 @@ class Block {
     const uint16_t* k = &m_.k[stage][lane_ % 8 * Shared::kRow + lane_ / 8 * 8];
 #pragma unroll
     for (int d = 0; d < kDim; d += 32) {
-      Fragment q[kTerms][2];
+      // Eight sums are under way at a time: a product waits for the one before it on the same sums.
+      Fragment b[kTile / 8];
 #pragma unroll
-      for (int t = 0; t < kTerms; ++t) {
-        q[t][0] = load_matrices(&m_.q[t][q_at + d]);
-        q[t][1] = load_matrices(&m_.q[t][q_at + d + 16]);
-      }
+      for (int n = 0; n < kTile / 8; ++n) b[n] = load_matrices(k + n * 8 * Shared::kRow + d);
 #pragma unroll
-      for (int n = 0; n < kTile / 8; ++n) {
-        const Fragment b = load_matrices(k + n * 8 * Shared::kRow + d);
+      for (int t = kTerms - 1; t >= 0; --t) {
+        const Fragment q0 = load_matrices(&m_.q[t][q_at + d]);
+        const Fragment q1 = load_matrices(&m_.q[t][q_at + d + 16]);
 #pragma unroll
-        for (int t = kTerms - 1; t >= 0; --t) {
-          multiply(s[n], q[t][0], b.r[0], b.r[1]);
-          multiply(s[n], q[t][1], b.r[2], b.r[3]);
-        }
+        for (int n = 0; n < kTile / 8; ++n) multiply(s[n], q0, b[n].r[0], b[n].r[1]);
+#pragma unroll
+        for (int n = 0; n < kTile / 8; ++n) multiply(s[n], q1, b[n].r[2], b[n].r[3]);
       }
     }
   }
@@ -157,6 +155,8 @@ class Block {
   __device__ void mask(float (&s)[kTile / 8][4], int e, int64_t begin, int64_t end, int64_t tile) const {
     const RowState& row = rows_[e];
     const bool here = row.i >= begin && row.i < end;
+    // Most tiles lie wholly before the row's own position.
+    if (here && row.first <= tile && tile + kTile - 1 <= row.last && !(p_.soft_cap > 0.0F)) return;
 #pragma unroll
     for (int n = 0; n < kTile / 8; ++n) {
       for (int b = 0; b < 2; ++b) {
@@ -196,14 +196,22 @@ class Block {
       split(s[2 * k][2], s[2 * k][3], a[1]);
       split(s[2 * k + 1][0], s[2 * k + 1][1], a[2]);
       split(s[2 * k + 1][2], s[2 * k + 1][3], a[3]);
+      constexpr int kAtOnce = 4;  // pairs of sums under way
 #pragma unroll
-      for (int n = 0; n < kColumns; n += 2) {
-        const Fragment b = load_matrices_transposed(v + k * 16 * Shared::kRow + n * 8);
+      for (int first = 0; first < kColumns; first += 2 * kAtOnce) {
+        Fragment b[kAtOnce];
+#pragma unroll
+        for (int n = 0; n < kAtOnce; ++n) {
+          b[n] = load_matrices_transposed(v + k * 16 * Shared::kRow + (first + 2 * n) * 8);
+        }
 #pragma unroll
         for (int t = kTerms - 1; t >= 0; --t) {
           const Fragment left{{a[0][t], a[1][t], a[2][t], a[3][t]}};
-          multiply(acc_[n], left, b.r[0], b.r[1]);
-          multiply(acc_[n + 1], left, b.r[2], b.r[3]);
+#pragma unroll
+          for (int n = 0; n < kAtOnce; ++n) {
+            multiply(acc_[first + 2 * n], left, b[n].r[0], b[n].r[1]);
+            multiply(acc_[first + 2 * n + 1], left, b[n].r[2], b[n].r[3]);
+          }
         }
       }
     }

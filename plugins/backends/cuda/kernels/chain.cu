@@ -84,9 +84,11 @@ __device__ void norm(const NormParams& p, int64_t i, float* shared) {
 }
 
 __device__ void rope(const RopeParams& p, int64_t i, const float2* turns) {
-  for (int64_t at = threadIdx.x; at < p.half * p.heads; at += kThreads) {
-    const int64_t pair = at % p.half;
-    const int64_t h = at / p.half;
+  const auto half = static_cast<unsigned>(p.half);  // at most kChainPairs
+  const unsigned n = half * static_cast<unsigned>(p.heads);
+  for (unsigned at = threadIdx.x; at < n; at += kThreads) {
+    const int64_t pair = at % half;
+    const int64_t h = at / half;
     const int64_t first = p.offset + (p.interleaved ? 2 * pair : pair);
     const int64_t second = p.interleaved ? first + 1 : first + p.half;
     const float* x = p.x.data + i * p.x.stride + h * p.x.head_stride;

@@ -125,7 +125,7 @@ __device__ __forceinline__ void multiply_direct(const FfnParams& p, const Task& 
   const Share share = share_of<F>(p.gate, static_cast<int>(threadIdx.x) / 32);
   RowPair rows[2];
   find_rows<F>(p, task, rows);
-  DirectStream<F, M, 2, NT, 2> stream(rows, share.first, share.first + share.n);
+  DirectStream<F, M, 2, NT, (NT == 1 ? 4 : 2)> stream(rows, share.first, share.first + share.n);
   stream.prime();
   TokenRow tokens[NT];
 #pragma unroll
