@@ -1,4 +1,9 @@
 // The real server over HTTP, on the quickstart model.
+#include <sys/resource.h>
+
+#include <filesystem>
+#include <iterator>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "server.hpp"
@@ -78,6 +83,26 @@ TEST(HttpServe, a_client_that_vanishes_frees_its_slot) {
   HttpClient client(server.address_of("http"));
   EXPECT_TRUE(eventually([&] { return client.get("/health").json()["running"] == 0; }));
   EXPECT_EQ(client.chat(question()).json()["choices"][0]["message"]["content"], "378");
+}
+
+TEST(HttpServe, out_of_file_handles_streams_go_on_and_newcomers_take_the_place_of_idle_connections) {
+  const Server server(kWithHttp);
+  const std::string http = server.address_of("http");
+  const std::string alone = text_of(HttpClient(http).complete(long_request()));
+  HttpClient streaming(http);
+  streaming.send(HttpClient::request("POST", "/v1/completions", long_request().dump()));
+  ASSERT_TRUE(streaming.read_until("data: "));
+  const std::filesystem::directory_iterator open_files("/proc/" + std::to_string(server.program.pid()) + "/fd");
+  const auto n_open = static_cast<rlim_t>(std::distance(begin(open_files), end(open_files)));
+  const rlimit few{n_open + 4, n_open + 4};
+  ASSERT_EQ(prlimit(server.program.pid(), RLIMIT_NOFILE, &few, nullptr), 0);
+  std::vector<std::unique_ptr<HttpClient>> silent;
+  for (int i = 0; i < 30; ++i) silent.push_back(std::make_unique<HttpClient>(http));
+  HttpClient late(http);
+  late.patience = std::chrono::seconds(60);
+  EXPECT_EQ(late.chat(question()).json()["choices"][0]["message"]["content"], "378");
+  EXPECT_EQ(text_of(streaming.receive()), alone);
+  EXPECT_NE(late.get("/metrics").body.find("http_accept_failures_total"), std::string::npos);
 }
 
 // OpenAI's own client, where Python has it: PATCHBAY_PYTHON names another interpreter than python3.

@@ -4,6 +4,7 @@
 //   server_soak integrity --seconds 1800 --clients 64 --model DIR
 //   server_soak overload --seconds 300
 //   server_soak sigterm --rounds 100
+//   server_soak speed --rounds 5 --clients 32 --model DIR
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -170,6 +171,8 @@ int main(int argc, char** argv) {
   overload->add_option("--seconds", flags.seconds, "of each part")->capture_default_str();
   CLI::App* sigterm = add("sigterm", "the end under load, again and again", patchbay::soak::run_sigterm);
   sigterm->add_option("--rounds", flags.rounds, "how often")->capture_default_str();
+  CLI::App* speed = add("speed", "what the wire costs; no test", patchbay::soak::run_speed);
+  speed->add_option("--rounds", flags.rounds, "medians are over so many")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   return exit_code;
 }

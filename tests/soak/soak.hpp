@@ -32,5 +32,6 @@ inline int64_t resident_kib(pid_t pid) {
 int run_integrity(const Flags& flags);
 int run_overload(const Flags& flags);
 int run_sigterm(const Flags& flags);
+int run_speed(const Flags& flags);
 
 }  // namespace patchbay::soak

@@ -101,9 +101,10 @@ void Server::accept() {
 
 void Server::on_accepted(ErrorCode error, Tcp::socket socket) {
   if (stopping_ || !acceptor_.is_open()) return;
-  if (error) {  // most likely out of file handles: tick() accepts again
+  if (error) {  // most likely out of file handles
     moe::count("http_accept_failures_total");
-    make_room();
+    if (make_room()) return accept();
+    accept_later_ = true;  // at once it would fail again, and again
     return;
   }
   if (sessions_.size() >= options_.max_connections && !make_room()) {
@@ -144,6 +145,7 @@ void Server::tick() {
     io_.stop();
     return;
   }
+  if (std::exchange(accept_later_, false)) accept();
   timer_.expires_after(kTick);
   timer_.async_wait([this](ErrorCode) { tick(); });
 }

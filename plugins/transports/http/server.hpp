@@ -86,6 +86,7 @@ class Server final : private SessionHost {
   std::unordered_map<Session*, std::shared_ptr<Session>> sessions_;
   size_t n_body_bytes_ = 0;
   bool closing_ = false;
+  bool accept_later_ = false;  // with the next tick
   bool stopping_ = false;
   Clock::time_point stop_deadline_ = Clock::time_point::max();
 };
