@@ -285,7 +285,7 @@ void check_matvec(Report& report) {
   check_matvec_case(report, Format::kBF16, MOE_BF16, {1, 16, 512, 128, 0});
   check_matvec_case(report, Format::kBF16, MOE_BF16, {32, 1, 256, 14336, 0});
   check_matvec_case(report, Format::kF32, MOE_F32, {1, 1, 1, 1, 0});
-  for (const int64_t n : {1, 3, 12, 40}) {
+  for (const int64_t n : {1, 3, 4}) {
     check_matvec_case(report, Format::kBF16, MOE_BF16, {n, 1, 200, 2048, 0, true});
     check_matvec_case(report, Format::kF32, MOE_F32, {n, 1, 50, 90, 0, true});
     check_matvec_case(report, Format::kI4, MOE_I8, {n, 1, 300, 768, 4, true});
