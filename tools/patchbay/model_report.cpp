@@ -123,6 +123,7 @@ json attention_json(const AttentionSpec& a) {
     out["n_kv_heads"] = a.n_kv_heads;
   }
   if (a.window > 0) out["window"] = a.window;
+  if (a.chunk > 0) out["chunk"] = a.chunk;
   return out;
 }
 
@@ -174,7 +175,9 @@ std::string spec_text(const ModelSpec& spec) {
                                 "architecture", spec.architecture, spec.layers.size(), spec.d_model, spec.n_vocab,
                                 spec.context, spec.tied ? ", head tied to the embedding" : "");
   out += by_layers(spec, "attention", [](const LayerSpec& l) {
-    return attention_text(l.attention) + (l.attention.window > 0 ? fmt::format(", window {}", l.attention.window) : "");
+    const AttentionSpec& a = l.attention;
+    return attention_text(a) + (a.window > 0 ? fmt::format(", window {}", a.window) : "") +
+           (a.chunk > 0 ? fmt::format(", in chunks of {}", a.chunk) : "");
   });
   out += by_layers(spec, "router",
                    [](const LayerSpec& l) { return l.ffn.n_experts > 0 ? part_text(l.ffn.router) : std::string(); });

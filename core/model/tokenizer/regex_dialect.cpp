@@ -1,9 +1,10 @@
 // Oniguruma's dialect in PCRE2's words, where the two disagree on what tokenizer patterns use:
-//   \s \w \h     Oniguruma: White_Space; Alphabetic|M|Nd|Pc; hexadecimal. PCRE2: adds U+180E; lacks marks; horizontal
-//   space \p{Name}     Oniguruma: long names, Script. PCRE2: short category names, Script_Extensions X{1,3}+ Oniguruma:
-//   the interval repeated. PCRE2: possessive
+//   \s \w \h     Oniguruma: White_Space; Alphabetic|M|Nd|Pc; hexadecimal. PCRE2: adds U+180E; lacks marks; space
+//   \p{Name}     Oniguruma: long names, Script. PCRE2: short category names, Script_Extensions
+//   X{1,3}+      Oniguruma: the interval repeated. PCRE2: possessive
 //   (?m)         Oniguruma: the dot takes newlines. PCRE2: (?s)
-//   [a[b]] &&    Oniguruma: sets in sets: refused here, since PCRE2 would read them as plain characters
+//   [a&&[^b]]    Oniguruma: what is in both. PCRE2: plain characters; (?:(?![b])[a]) means the same
+//   [a[b]]       Oniguruma: a set in a set. PCRE2: plain characters; refused here
 #include <fmt/format.h>
 #include <unicode/uchar.h>
 
@@ -40,16 +41,22 @@ class Translator {
     if (c == '\\') return escape();
     if (in_class_) return class_character(c);
     if (c == '[') {
-      in_class_ = true;
+      class_start_ = out_.size();
       copy(1);
-      if (sees("^")) copy(1);
-      if (sees("]")) copy(1);  // first in its class: itself
+      open_class();
       return {};
     }
     if (c == '(' && sees("(?")) return group();
     if (c == '{') return interval();
     copy(1);
     return {};
+  }
+
+  // Behind its bracket.
+  void open_class() {
+    in_class_ = true;
+    if (sees("^")) copy(1);
+    if (sees("]")) copy(1);  // first in its class: itself
   }
 
   moe::Status class_character(char c) {
@@ -62,9 +69,37 @@ class Translator {
     }
     if (c == '[')
       return moe::unimplemented(fmt::format("pattern: expected no class within a class, got one at byte {}", at_));
-    if (sees("&&")) return moe::unimplemented(fmt::format("pattern: expected no intersection, got && at byte {}", at_));
+    if (sees("&&")) return intersection();
     if (c == ']') in_class_ = false;
     copy(1);
+    return {};
+  }
+
+  // [left&&[right]] or [left&&right]: a lookahead for the right one, and then the left one.
+  moe::Status intersection() {
+    std::string left = out_.substr(class_start_) + "]";
+    if (is_intersected_ || left.starts_with("[^")) {
+      return moe::unimplemented(
+          fmt::format("pattern: expected an intersection of two sets, got another at byte {}", at_));
+    }
+    out_.resize(class_start_);
+    at_ += 2;
+    const bool bracketed = sees("[");
+    if (bracketed) ++at_;
+    out_ += '[';
+    open_class();
+    is_intersected_ = true;
+    while (in_class_ && at_ < in_.size()) MOE_TRY(step());
+    is_intersected_ = false;
+    if (in_class_ || (bracketed && !sees("]"))) {
+      return moe::invalid(fmt::format("pattern: expected ] behind the intersection, got another at byte {}", at_));
+    }
+    if (bracketed) ++at_;
+    std::string right = out_.substr(class_start_);
+    out_.resize(class_start_);
+    const bool negated = right.starts_with("[^");
+    if (negated) right.erase(1, 1);
+    out_ += fmt::format("(?:(?{}{}){})", negated ? '!' : '=', right, left);
     return {};
   }
 
@@ -193,6 +228,8 @@ class Translator {
   size_t at_ = 0;
   std::string out_;
   bool in_class_ = false;
+  size_t class_start_ = 0;       // in out_
+  bool is_intersected_ = false;  // within the right side of &&
 };
 
 }  // namespace

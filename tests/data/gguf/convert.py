@@ -48,7 +48,8 @@ def add_metadata(w, arch, c, whole_kv_b):
     w.add_layer_norm_rms_eps(c["rms_norm_eps"])
     rope = dict(c.get("rope_parameters") or c.get("rope_scaling") or {})
     rope.setdefault("rope_type", rope.get("type"))
-    theta = rope.get("rope_theta") or c.get("rope_theta") or 10000.0
+    rope.setdefault("rope_theta", c.get("rope_theta") or 10000.0)
+    theta = rope["rope_theta"]
     if rope.get("alpha"):  # a fixed stretch, put into theta
         dim = c.get("head_dim") or c["hidden_size"] // heads
         theta *= rope["alpha"] ** (dim / (dim - 2))
@@ -204,8 +205,8 @@ def stacked_experts(tensors):
 def rewrite(arch, c, name, t, whole_kv_b):
     """The tensors that one of the checkpoint becomes, under Hugging Face's names."""
     heads, kv_heads = c["num_attention_heads"], c.get("num_key_value_heads")
-    if arch in PERMUTED and name.endswith(("q_proj.weight", "k_proj.weight")):
-        t = permute(t, heads if name.endswith("q_proj.weight") else kv_heads)
+    if arch in PERMUTED and name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")):
+        t = permute(t, heads if ".q_proj." in name else kv_heads)
     if name.endswith("kv_b_proj.weight") and not whole_kv_b:
         k, v = t.view(heads, -1, t.shape[-1]).split([c["qk_nope_head_dim"], c["v_head_dim"]], dim=1)
         return {name.replace("kv_b", "k_b"): k.transpose(1, 2), name.replace("kv_b", "v_b"): v}

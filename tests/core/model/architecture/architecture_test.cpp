@@ -129,6 +129,31 @@ TEST(Architecture, the_language_model_of_a_model_of_several_parts_is_read_where_
   EXPECT_GT(spec->layers[2].attention.temperature.strength, 0);
 }
 
+nlohmann::json small_config(const std::string& model) {
+  auto config = parse_json_file(PATCHBAY_SOURCE_DIR "/tests/data/models/" + model + "/config.json");
+  EXPECT_TRUE(config.ok()) << config.error().message;
+  return *config;
+}
+
+TEST(Architecture, a_name_that_checkpoints_were_published_under_is_known_beside_the_librarys) {
+  nlohmann::json config = small_config("phimoe");
+  config["architectures"] = {"PhiMoEForCausalLM"};
+  EXPECT_EQ(error_of(config), "");
+}
+
+TEST(Architecture, the_temperature_of_long_texts_is_switched_by_a_truth_value_or_a_number) {
+  nlohmann::json config = small_config("llama4");
+  for (const nlohmann::json& value :
+       {nlohmann::json(true), nlohmann::json(4), nlohmann::json(false), nlohmann::json(0)}) {
+    config["attn_temperature_tuning"] = value;
+    const auto spec = library().describe(config);
+    ASSERT_TRUE(spec.ok()) << spec.error().message;
+    const bool on = value == true || value == 4;
+    EXPECT_EQ(spec->layers[2].attention.temperature.strength > 0, on) << value << ": a layer without rotary embedding";
+    EXPECT_EQ(spec->layers[0].attention.temperature.strength, 0) << value << ": a layer with it";
+  }
+}
+
 TEST(Rope, plain_frequencies_are_powers_of_theta) {
   RopeScaling scaling;
   scaling.theta = 100;

@@ -1,6 +1,7 @@
 // Tokenizers from a vocabulary alone, as GGUF carries it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <limits>
 
@@ -59,6 +60,30 @@ INSTANTIATE_TEST_SUITE_P(All, GgufOfRealTokenizer,
                          testing::Values(Named("deepseek_v3", "deepseek-v3"), Named("qwen3", "qwen2"),
                                          Named("gptoss", "gpt-4o")),
                          [](const auto& name) { return std::string(name.param.first); });
+
+class Family : public testing::TestWithParam<const char*> {};
+
+TEST_P(Family, splits_text_as_its_models_own_files_do) {
+  const json file = json::parse(read_gzip(data_dir() / "families.json.gz")).at(GetParam());
+  TokenizerData d;
+  d.pre_tokenizer = GetParam();
+  d.tokens = file.at("tokens").get<std::vector<std::string>>();
+  d.merges = file.at("merges").get<std::vector<std::string>>();
+  const auto made = Tokenizer::from_vocabulary(d);
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  ASSERT_GT(file.at("lines").size(), 400U);
+  for (const json& line : file.at("lines")) {
+    EXPECT_EQ(encode(**made, line.at("text").get<std::string>()), line.at("ids").get<std::vector<int32_t>>())
+        << line.at("text");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Family, testing::Values("deepseek-llm", "deepseek-coder", "kimi-k2"),
+                         [](const auto& name) {
+                           std::string text = name.param;
+                           std::replace(text.begin(), text.end(), '-', '_');
+                           return text;
+                         });
 
 json sentencepiece_file() { return json::parse(read_gzip(data_dir() / "sentencepiece.json.gz")); }
 

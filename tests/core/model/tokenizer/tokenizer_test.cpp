@@ -193,7 +193,11 @@ TEST(Regex, is_translated_from_oniguruma) {
   EXPECT_EQ(translated(R"(\p{Letter}\p{Han}\P{^Lu}\p{N}{1,3}+)"), R"(\p{L}\p{sc:Han}\P{^Lu}\p{N}+)");
   EXPECT_EQ(translated(R"((?mi:a.)x{,3}\u00e9)"), R"((?si:a.)x{0,3}\x{00e9})");
   EXPECT_TRUE(translated("[a[b]]").starts_with("error"));
-  EXPECT_TRUE(translated("[a-z&&b]").starts_with("error"));
+  EXPECT_EQ(translated(R"(x[\p{Lu}\s&&[^\p{Han}]]*)"), R"(x(?:(?![\p{sc:Han}])[\p{Lu}\p{Z}\t-\r\x{85}])*)");
+  EXPECT_EQ(translated("[a-z&&[aeiou]]+[a-z&&x]"), "(?:(?=[aeiou])[a-z])+(?:(?=[x])[a-z])");
+  for (const char* wrong : {"[^a&&b]", "[a&&b&&c]", "[a&&[b]c]", "[a&&[b", "[a&&[b[c]]]", "[a&&"}) {
+    EXPECT_TRUE(translated(wrong).starts_with("error")) << wrong;
+  }
   EXPECT_TRUE(translated("x{2,3}+").starts_with("error"));
 }
 
