@@ -31,8 +31,10 @@ inline nlohmann::json json_file(const std::filesystem::path& path) {
 inline std::string why_unusable(const std::string& backend) {
   if (backend != "cuda") return "";
   static const std::string reason = []() -> std::string {
-    const auto result = run_program({"run", "--quiet", "--backend", "cuda", "--model", fixture_dir("olmoe").string(), "--max-tokens", "1", "--prompt-ids=[1]"});
-    const bool absent = result.err.find("no CUDA device") != std::string::npos || result.err.find("\"cuda\"") != std::string::npos;
+    const auto result = run_program({"run", "--quiet", "--backend", "cuda", "--model", fixture_dir("olmoe").string(),
+                                     "--max-tokens", "1", "--prompt-ids=[1]"});
+    const bool absent =
+        result.err.find("no CUDA device") != std::string::npos || result.err.find("\"cuda\"") != std::string::npos;
     return result.exit_code != 0 && absent ? result.err : "";
   }();
   return reason;

@@ -1,8 +1,4 @@
 // The real server over HTTP, on the quickstart model.
-#include <sys/resource.h>
-
-#include <filesystem>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +10,7 @@ namespace {
 
 using e2e::eventually;
 using e2e::kWithHttp;
+using e2e::leave_room;
 using e2e::run_program;
 using e2e::Server;
 using nlohmann::json;
@@ -92,10 +89,7 @@ TEST(HttpServe, out_of_file_handles_streams_go_on_and_newcomers_take_the_place_o
   HttpClient streaming(http);
   streaming.send(HttpClient::request("POST", "/v1/completions", long_request().dump()));
   ASSERT_TRUE(streaming.read_until("data: "));
-  const std::filesystem::directory_iterator open_files("/proc/" + std::to_string(server.program.pid()) + "/fd");
-  const auto n_open = static_cast<rlim_t>(std::distance(begin(open_files), end(open_files)));
-  const rlimit few{n_open + 4, n_open + 4};
-  ASSERT_EQ(prlimit(server.program.pid(), RLIMIT_NOFILE, &few, nullptr), 0);
+  leave_room(server, RLIMIT_NOFILE, 4);
   std::vector<std::unique_ptr<HttpClient>> silent;
   for (int i = 0; i < 30; ++i) silent.push_back(std::make_unique<HttpClient>(http));
   HttpClient late(http);
@@ -104,6 +98,40 @@ TEST(HttpServe, out_of_file_handles_streams_go_on_and_newcomers_take_the_place_o
   EXPECT_EQ(text_of(streaming.receive()), alone);
   EXPECT_NE(late.get("/metrics").body.find("http_accept_failures_total"), std::string::npos);
 }
+
+#ifndef PATCHBAY_SANITIZED  // a sanitizer ends a program that gets no memory
+TEST(HttpServe, out_of_memory_requests_are_refused_typed_and_it_keeps_serving) {
+  const Server server(
+      {"--set", R"(transport=[{plugin="http",max_bodies_bytes=1073741824}])", "--listen", "http=127.0.0.1:0"});
+  const std::string http = server.address_of("http");
+  const std::string alone = text_of(HttpClient(http).complete(long_request()));
+  HttpClient streaming(http);
+  streaming.send(HttpClient::request("POST", "/v1/completions", long_request().dump()));
+  ASSERT_TRUE(streaming.read_until("data: "));
+  leave_room(server, RLIMIT_AS, 16 << 20);
+  const std::string large =
+      HttpClient::request("POST", "/v1/completions", json({{"prompt", std::string(4000000, 'x')}}).dump());
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  for (int i = 0; i < 40; ++i) {  // all but the last byte: the server holds what has come
+    clients.push_back(std::make_unique<HttpClient>(http));
+    clients.back()->send(std::string_view(large).substr(0, large.size() - 1));
+  }
+  int n_without_room = 0;
+  for (auto& client : clients) {
+    client->send(std::string_view(large).substr(large.size() - 1));
+    const auto response = client->receive();
+    // 400: it was read, and the prompt is longer than the context. 429: no memory further in.
+    EXPECT_TRUE(response.status == 400 || response.status == 429 || response.status == 503)
+        << response.status << response.body;
+    n_without_room += response.error().find("memory") != std::string::npos ? 1 : 0;
+  }
+  EXPECT_GT(n_without_room, 0);
+  clients.clear();
+  EXPECT_EQ(text_of(streaming.receive()), alone);
+  HttpClient after(http);
+  EXPECT_EQ(after.chat(question()).json()["choices"][0]["message"]["content"], "378");
+}
+#endif
 
 // OpenAI's own client, where Python has it: PATCHBAY_PYTHON names another interpreter than python3.
 TEST(HttpServe, the_openai_python_client_works_unchanged) {

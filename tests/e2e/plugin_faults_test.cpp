@@ -23,7 +23,8 @@ class BrokenPlugin : public ::testing::TestWithParam<Broken> {
     library_ = dir_ / (name + ".so");
     if (name == "text_file") {
       write_text(library_, "this is no library\n");
-    } else if (name == "cut_off") {  // one page: the loader maps what is not there, an error or a bus error, in the child
+    } else if (name ==
+               "cut_off") {  // one page: the loader maps what is not there, an error or a bus error, in the child
       const std::string whole = read_text(PATCHBAY_BINARY_DIR "/lib/patchbay/plugins/router_topk.so");
       ASSERT_GT(whole.size(), 4096U);
       write_text(library_, whole.substr(0, 4096));

@@ -64,7 +64,8 @@ struct ProgramResult {
 // The program while it runs; killed if the test leaves it behind.
 class RunningProgram {
  public:
-  explicit RunningProgram(std::vector<std::string> arguments) {
+  // `err`: where its standard error goes; empty: to a file that err() reads.
+  explicit RunningProgram(std::vector<std::string> arguments, const std::string& err = "") {
     const std::string program = PATCHBAY_BINARY_DIR "/bin/patchbay";
     // Verdicts on plugins are kept in the build folder: a test neither reads nor writes the user's.
     setenv("XDG_CACHE_HOME", PATCHBAY_BINARY_DIR "/tests/e2e_cache", 1);
@@ -76,7 +77,8 @@ class RunningProgram {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, 1, (dir_ / "out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    posix_spawn_file_actions_addopen(&actions, 2, (dir_ / "err").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    posix_spawn_file_actions_addopen(&actions, 2, err.empty() ? (dir_ / "err").c_str() : err.c_str(),
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const int failed = posix_spawn(&pid_, program.c_str(), &actions, nullptr, argv.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
     if (failed != 0) {

@@ -1,6 +1,6 @@
 // The real server and clients on the quickstart model.
-#include <map>
 #include <fmt/format.h>
+#include <map>
 
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -14,6 +14,7 @@ namespace {
 
 using e2e::eventually;
 using e2e::expect_one_clear_error;
+using e2e::leave_room;
 using e2e::run_program;
 using e2e::RunningProgram;
 using e2e::Server;
@@ -110,6 +111,55 @@ TEST(Serve, interrupting_a_client_cancels_its_request_and_ends_it_with_0) {
   const auto ended = client.wait();
   EXPECT_EQ(ended.exit_code, 0) << ended.err;
   EXPECT_TRUE(eventually([&] { return metric(server, "patchbay_streams") == 0; }));
+}
+
+TEST(Serve, out_of_file_handles_streams_go_on_and_newcomers_come_in_when_there_are_some_again) {
+  const Server server;
+  ZmqClient streaming(server.address);
+  streaming.send(long_request(1));
+  const std::string alone = streaming.stream(1).text;
+  streaming.send(long_request(1));
+  leave_room(server, RLIMIT_NOFILE, 3);
+  {
+    std::vector<std::unique_ptr<ZmqClient>> many;
+    for (int i = 0; i < 20; ++i) {
+      many.push_back(std::make_unique<ZmqClient>(server.address));
+      v1::ClientMessage question;
+      question.mutable_health();
+      many.back()->send(question);
+    }
+    EXPECT_EQ(streaming.stream(1).text, alone);
+  }
+  EXPECT_EQ(client_json(server, {"--chat", kQuestion})["finish_reason"], "stop");
+}
+
+#ifndef PATCHBAY_SANITIZED  // a sanitizer ends a program that gets no memory
+TEST(Serve, short_of_memory_streams_go_on_and_it_keeps_serving) {
+  const Server server;
+  ZmqClient streaming(server.address);
+  streaming.send(long_request(1));
+  const std::string alone = streaming.stream(1).text;
+  streaming.send(long_request(1));
+  leave_room(server, RLIMIT_AS, 8 << 20);
+  std::vector<std::unique_ptr<ZmqClient>> many;
+  for (uint64_t i = 0; i < 60; ++i) {
+    many.push_back(std::make_unique<ZmqClient>(server.address));
+    v1::ClientMessage large;
+    large.set_request(1);
+    large.mutable_generate()->set_text(std::string(900000, 'x'));
+    many.back()->send(large);
+  }
+  EXPECT_EQ(streaming.stream(1).text, alone);
+  many.clear();
+  EXPECT_EQ(client_json(server, {"--chat", kQuestion})["finish_reason"], "stop");
+}
+#endif
+
+// A disk that is full is where the log goes; nothing of a request does.
+TEST(Serve, a_full_disk_under_the_log_harms_no_request) {
+  const Server server({"--log-format", "json", "--set", "log.level=\"debug\""}, e2e::quickstart_model(), "/dev/full");
+  const auto got = client_json(server, {"--chat", kQuestion});
+  EXPECT_NE(got["text"].get<std::string>().find("378"), std::string::npos);
 }
 
 TEST(Serve, a_killed_client_frees_its_slot) {

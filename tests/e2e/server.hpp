@@ -1,6 +1,8 @@
 // `patchbay serve` on the quickstart model, on a free port.
 #pragma once
 
+#include <sys/resource.h>
+
 #include <functional>
 
 #include "program.hpp"
@@ -22,8 +24,9 @@ inline bool eventually(const std::function<bool()>& holds) {
 // Over zeromq, and over http where asked.
 class Server {
  public:
-  explicit Server(const std::vector<std::string>& more = {}, const std::string& model = quickstart_model())
-      : program(arguments(more, model)) {
+  explicit Server(const std::vector<std::string>& more = {}, const std::string& model = quickstart_model(),
+                  const std::string& err = "")
+      : program(arguments(more, model), err) {
     EXPECT_TRUE(eventually([&] { return program.out().find(" (zeromq)\n") != std::string::npos; })) << program.err();
     address = address_of("zeromq");
   }
@@ -47,6 +50,22 @@ class Server {
     return all;
   }
 };
+
+// A process whose address space or table of open files has room for `more` from now on.
+inline void leave_room(const Server& server, int resource, rlim_t more) {
+  const std::string proc = "/proc/" + std::to_string(server.program.pid());
+  rlim_t used = 0;
+  if (resource == RLIMIT_NOFILE) {
+    const std::filesystem::directory_iterator open_files(proc + "/fd");
+    used = static_cast<rlim_t>(std::distance(begin(open_files), end(open_files)));
+  } else {
+    ASSERT_EQ(resource, RLIMIT_AS);
+    std::ifstream(proc + "/statm") >> used;  // in pages
+    used *= static_cast<rlim_t>(sysconf(_SC_PAGESIZE));
+  }
+  const rlimit limit{used + more, used + more};
+  ASSERT_EQ(prlimit(server.program.pid(), static_cast<__rlimit_resource>(resource), &limit, nullptr), 0);
+}
 
 inline const std::vector<std::string> kWithHttp = {"--listen", "http=127.0.0.1:0"};  // zeromq comes after it
 

@@ -82,8 +82,13 @@ void Session::on_read(ErrorCode error, size_t n) {
   if (is_closed()) return;
   if (error) return close();
   if (state_ != State::kLingering) {
-    in_.append(chunk_.data(), n);
-    if (state_ != State::kResponding) parse();
+    try {
+      in_.append(chunk_.data(), n);
+      if (state_ != State::kResponding) parse();
+    } catch (const std::bad_alloc&) {
+      if (state_ == State::kResponding) return close();
+      refuse_without_memory();
+    }
   }
   read();
 }
@@ -139,6 +144,14 @@ void Session::on_parse_error(ErrorCode error) {
         413, "body: expected at most " + std::to_string(host_.limits().body_bytes) + " bytes, got more"));
   }
   refuse(error_response(400, "request: expected HTTP/1.1, got something else (" + error.message() + ")"));
+}
+
+// What has come of the request is let go first: the answer needs room too.
+void Session::refuse_without_memory() {
+  in_ = std::string();
+  parser_.emplace();
+  host_.release_body(std::exchange(n_reserved_, 0));
+  refuse(error_response(503, "server: expected memory for the request, got none"));
 }
 
 // Without having read all of the request, so the connection cannot go on.

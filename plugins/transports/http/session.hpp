@@ -99,6 +99,7 @@ class Session final : public std::enable_shared_from_this<Session> {
   bool check_header();
   void on_parse_error(ErrorCode error);
   void refuse(Response response);
+  void refuse_without_memory();
   void put_head(const Response& head, const std::string& framing);
   void flush();
   void on_written(ErrorCode error, size_t n);
