@@ -186,23 +186,21 @@ moe::Result<Settings> read_settings(const TomlNode& document) {
   }
   MOE_ASSIGN(settings.samplers, plugin_list(reader, "sampler"));
   MOE_ASSIGN(settings.transports, plugin_list(reader, "transport"));
-  const auto folders = [](TableReader& table) {
-    std::vector<fs::path> out;
-    for (const auto& text : table.texts("paths")) {
-      fs::path path(text);
-      if (path.is_relative() && !table.where().starts_with("--set")) {
-        path = fs::path(table.where().substr(0, table.where().find(": line"))).parent_path() / path;
-      }
-      std::error_code ec;
-      out.push_back(fs::absolute(path, ec));
+  // A path in a file is meant from that file's folder, an override's from the current one.
+  const auto absolute = [](const TableReader& table, const std::string& text) {
+    fs::path path(text);
+    if (path.is_relative() && !table.where().starts_with("--set")) {
+      path = fs::path(table.where().substr(0, table.where().find(": line"))).parent_path() / path;
     }
-    return out;
+    std::error_code ec;
+    return fs::absolute(path, ec).lexically_normal();
   };
   for (auto [key, list] : {std::pair{"plugins", &settings.plugin_paths}, {"architectures", &settings.architecture_paths}}) {
     const TomlNode* node = reader.table(key);
     if (node == nullptr) continue;
     TableReader table(*node, key);
-    *list = folders(table);
+    for (const auto& text : table.texts("paths")) list->push_back(absolute(table, text));
+    if (key == std::string_view("plugins") && table.has("lock")) settings.plugin_lock = absolute(table, table.text("lock"));
     MOE_TRY(table.finish());
   }
   MOE_TRY(reader.finish());

@@ -77,6 +77,7 @@ struct Settings {
   EngineSettings engine;
   LogSettings log;
   std::vector<std::filesystem::path> plugin_paths;        // besides the built-in folder, before it
+  std::filesystem::path plugin_lock;                      // only libraries that are in there are loaded; empty: all
   std::vector<std::filesystem::path> architecture_paths;  // besides the built-in folder, before it
 };
 

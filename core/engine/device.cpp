@@ -20,7 +20,7 @@ template <typename T>
 const T* extension(const moe_component& component, const char* id) {
   if (component.get_extension == nullptr) return nullptr;
   const auto* found = static_cast<const T*>(component.get_extension(id));
-  return found != nullptr && found->struct_size >= sizeof(T) && found->must_understand == 0 ? found : nullptr;
+  return moe::check_struct(found, id).ok() ? found : nullptr;
 }
 
 }  // namespace
@@ -44,6 +44,7 @@ moe::Result<std::unique_ptr<Device>> Device::open(Component<moe_backend> backend
   const moe_status status =
       device->backend_->create(host.abi(), values.data(), values.size(), &device->instance_, &device->description_, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\"", name));
+  if (auto s = moe::check_struct(&device->description_, "description"); !s.ok()) return s.error().in(fmt::format("backend \"{}\"", name));
   device->rows_ = extension<moe_backend_rows>(device->backend_.header(), MOE_BACKEND_ROWS_ID);
   device->graphs_ = extension<moe_backend_graph>(device->backend_.header(), MOE_BACKEND_GRAPH_ID);
   device->fused_ = extension<moe_backend_fused>(device->backend_.header(), MOE_BACKEND_FUSED_ID);
@@ -69,7 +70,9 @@ moe::Result<Buffer> Device::alloc_in(uint64_t n_bytes, int32_t memory) {
   moe::MessageBuffer message;
   const moe_status status = backend_->alloc(instance_, n_bytes, memory, &buffer, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": {} bytes", name_, n_bytes));
-  return Buffer(buffer);
+  Buffer owned(buffer);
+  if (auto s = moe::check_struct(&buffer, "buffer"); !s.ok()) return s.error().in(fmt::format("backend \"{}\"", name_));
+  return owned;
 }
 
 moe::Result<Buffer> Device::alloc(uint64_t n_bytes) { return alloc_in(n_bytes, MOE_MEMORY_DEVICE); }
@@ -80,7 +83,9 @@ moe::Result<PreparedWeight> Device::prepare(const moe_weight_source& source) {
   moe::MessageBuffer message;
   const moe_status status = backend_->prepare(instance_, &source, &prepared, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": {}", name_, source.name));
-  return PreparedWeight(prepared);
+  PreparedWeight owned(prepared);
+  if (auto s = moe::check_struct(&prepared, "prepared"); !s.ok()) return s.error().in(fmt::format("backend \"{}\"", name_));
+  return owned;
 }
 
 moe::Status Device::copy(void* to, const void* from, uint64_t n_bytes, int32_t direction) {
@@ -144,6 +149,7 @@ moe::Status Device::find_op(std::string_view id, const moe_op_args& largest, moe
   OpEntry entry;
   entry.id = id;
   if (status == MOE_OK) {
+    MOE_TRY(moe::check_struct(&native, "op info"));
     entry.native = native.op;
     out = native;
   } else if (status != MOE_UNIMPLEMENTED) {
@@ -168,7 +174,13 @@ moe::Status Device::find_op(std::string_view id, const moe_op_args& largest, moe
 
 moe_status Device::find_op(const moe_compute* self, const char* id, const moe_op_args* largest, moe_op_info* out, moe_message* message) {
   Device* device = reinterpret_cast<const Compute*>(self)->device;
-  return moe::guard(message, [&] { return device->find_op(id, *largest, *out); });
+  return moe::guard(message, [&]() -> moe::Status {
+    MOE_TRY(moe::check_struct(out, "out"));
+    auto found = moe::make<moe_op_info>();
+    MOE_TRY(device->find_op(id, *largest, found));
+    moe::give(out, found);
+    return {};
+  });
 }
 
 template <typename F>

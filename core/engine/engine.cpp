@@ -305,9 +305,25 @@ std::vector<int32_t> experts_of(Model& model, int64_t token) {
   return out;
 }
 
+// The first router whose weights for the tokens [first, first + n) are no numbers, for the message about a request that failed: "; router
+// \"x\" gave NaN weights in layer 3". Empty if all are.
+std::string suspect_router(Model& model, int64_t first, int64_t n) {
+  int64_t moe_layer = 0;
+  for (size_t l = 0; l < model.layers().size() && moe_layer < model.n_moe_layers(); ++l) {
+    if (model.layers()[l].router.empty()) continue;
+    const int64_t k = model.plan(moe_layer).k;
+    const auto weights = model.plan_weights(moe_layer++);
+    if (!weights.ok()) return "";
+    const auto rows = weights->subspan(static_cast<size_t>(first * k), static_cast<size_t>(n * k));
+    if (std::any_of(rows.begin(), rows.end(), [](float w) { return !std::isfinite(w); }))
+      return fmt::format("; router \"{}\" gave weights that are none in layer {}", model.layers()[l].router, l);
+  }
+  return "";
+}
+
 void EngineImpl::emit(Sequence& s, const SampleRow& row, double normalizer, std::span<const float> original) {
   if (!row.problem.empty()) {
-    const moe::Error error = moe::internal(row.problem);
+    const moe::Error error = moe::internal(row.problem + suspect_router(*model_, s.first_token, s.n_scheduled));
     finish(&s, FinishReason::kFailed, &error);
     return;
   }

@@ -47,6 +47,7 @@ moe::Status FeedForwardPart::build_router(StepDevice& device, BuildContext& ctx,
   router_spec_ = moe::make<moe_router_spec>();
   status = router_component_->describe(router_, &router_spec_, message.get());
   if (status != MOE_OK) return message.error(status).in(router_subject_);
+  if (auto s = moe::check_struct(&router_spec_, "spec"); !s.ok()) return s.error().in(router_subject_);
   if (router_spec_.k_max < 1 || router_spec_.k_max > n_ids_) {
     return moe::invalid(fmt::format("{}: k: expected 1 to {} (the layer's experts), got {}", router_subject_, n_ids_, router_spec_.k_max));
   }
@@ -155,6 +156,7 @@ moe::Status FeedForwardPart::build_expert(StepDevice& device, BuildContext& ctx,
   moe_expert_spec declared = moe::make<moe_expert_spec>();
   status = expert_component_->describe(expert_, &declared, message.get());
   if (status != MOE_OK) return message.error(status).in(expert_subject_);
+  if (auto s = moe::check_struct(&declared, "spec"); !s.ok()) return s.error().in(expert_subject_);
   const TensorMap& map = spec.n_experts > 0 ? ctx.spec.expert_tensors : ctx.spec.dense_tensors;
   MOE_ASSIGN(const auto bound, bind(device, ctx, declared.weights, declared.n_weights, map, expert_subject_, spec.n_experts > 0));
   uint64_t workspace = 0;
@@ -169,7 +171,7 @@ moe::Result<std::vector<moe_bound_weight>> FeedForwardPart::bind(StepDevice& dev
                                                                  const TensorMap& map, const std::string& subject, bool count_routed) {
   std::vector<moe_bound_weight> bound;
   for (uint32_t i = 0; i < n_specs; ++i) {
-    const moe_weight_spec& spec = specs[i];
+    const moe_weight_spec& spec = moe::nth(specs, i);
     moe_bound_weight weight{};
     weight.role = spec.role;
     if (spec.optional != 0 && !ctx.weights.has(map, spec.role, ctx.layer)) {

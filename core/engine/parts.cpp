@@ -2,12 +2,14 @@
 
 #include <algorithm>
 
+#include "moe/sdk/growth.hpp"
+
 namespace patchbay {
 namespace {
 
 bool has_option(const moe_component& component, const std::string& key) {
   for (uint32_t i = 0; i < component.n_options; ++i) {
-    if (key == component.options[i].key) return true;
+    if (key == moe::nth(component.options, i).key) return true;
   }
   return false;
 }

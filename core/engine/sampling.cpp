@@ -23,7 +23,7 @@ OptionScalar to_option(const SamplingParameter& p) {
 // The link's option that a request's parameter means; null if it has none.
 const moe_option* option_for(const moe_component& c, const std::string& parameter) {
   for (uint32_t i = 0; i < c.n_options; ++i) {
-    const moe_option& o = c.options[i];
+    const moe_option& o = moe::nth(c.options, i);
     if ((o.flags & MOE_OPTION_REQUEST) == 0) continue;
     if (parameter == o.key || (parameter == c.name && std::string_view(o.key) == "value")) return &o;
   }
@@ -126,8 +126,9 @@ std::vector<std::string> SamplerChain::names() const {
   for (const auto& link : links_) {
     const moe_component& c = link.component.header();
     for (uint32_t i = 0; i < c.n_options; ++i) {
-      if ((c.options[i].flags & MOE_OPTION_REQUEST) == 0) continue;
-      out.emplace_back(std::string_view(c.options[i].key) == "value" ? c.name : c.options[i].key);
+      const moe_option& o = moe::nth(c.options, i);
+      if ((o.flags & MOE_OPTION_REQUEST) == 0) continue;
+      out.emplace_back(std::string_view(o.key) == "value" ? c.name : o.key);
     }
   }
   return out;

@@ -32,21 +32,21 @@ const std::vector<RequiredFunctions>& required_functions() {
 #define FN(type, name) {#name, offsetof(type, name)}
   static const std::vector<RequiredFunctions> table = {
       {MOE_ROUTER_ID,
-       sizeof(moe_router),
+       moe::kFirstSize<moe_router>,
        {FN(moe_router, create), FN(moe_router, destroy), FN(moe_router, describe), FN(moe_router, prepare), FN(moe_router, route)}},
       {MOE_EXPERT_ID,
-       sizeof(moe_expert),
+       moe::kFirstSize<moe_expert>,
        {FN(moe_expert, create), FN(moe_expert, destroy), FN(moe_expert, describe), FN(moe_expert, prepare),
         FN(moe_expert, forward)}},
       {MOE_SAMPLER_ID,
-       sizeof(moe_sampler),
+       moe::kFirstSize<moe_sampler>,
        {FN(moe_sampler, create), FN(moe_sampler, destroy), FN(moe_sampler, apply), FN(moe_sampler, copy)}},
       {MOE_BACKEND_ID,
-       sizeof(moe_backend),
+       moe::kFirstSize<moe_backend>,
        {FN(moe_backend, create), FN(moe_backend, destroy), FN(moe_backend, alloc), FN(moe_backend, copy), FN(moe_backend, prepare),
         FN(moe_backend, find_op), FN(moe_backend, launch), FN(moe_backend, sync)}},
       {MOE_TRANSPORT_ID,
-       sizeof(moe_transport),
+       moe::kFirstSize<moe_transport>,
        {FN(moe_transport, create), FN(moe_transport, destroy), FN(moe_transport, start), FN(moe_transport, drain),
         FN(moe_transport, stop), FN(moe_transport, address)}}};
 #undef FN
@@ -55,7 +55,7 @@ const std::vector<RequiredFunctions>& required_functions() {
 
 moe::Status check_component(const moe_component* c, const RequiredFunctions& required) {
   if (c == nullptr) return moe::invalid("component: expected a table, got null");
-  if (c->struct_size < required.struct_size) {
+  if (c->struct_size < required.struct_size) {  // of the first version: what a newer one added is asked for when it is used
     return moe::invalid(fmt::format("component: expected a table of at least {} bytes, got {}", required.struct_size, c->struct_size));
   }
   if (c->name == nullptr || c->name[0] == '\0') return moe::invalid("component: expected a name, got none");
@@ -74,8 +74,8 @@ moe::Status check_component(const moe_component* c, const RequiredFunctions& req
 }
 
 moe::Status check_entry(const moe_plugin& entry) {
-  if (entry.struct_size < sizeof(moe_plugin)) {
-    return moe::invalid(fmt::format("entry: expected at least {} bytes, got {}", sizeof(moe_plugin), entry.struct_size));
+  if (entry.struct_size < moe::kFirstSize<moe_plugin>) {
+    return moe::invalid(fmt::format("entry: expected at least {} bytes, got {}", moe::kFirstSize<moe_plugin>, entry.struct_size));
   }
   if (entry.abi_major != MOE_ABI_MAJOR) {
     return moe::invalid(fmt::format("ABI: expected major version {}, got {}", static_cast<int>(MOE_ABI_MAJOR), entry.abi_major));
@@ -98,7 +98,7 @@ moe::Status check_components(const moe_plugin& entry) {
   for (const auto& required : required_functions()) {
     const moe_factory* factory = entry.get_factory(required.kind_id);
     if (factory == nullptr) continue;
-    if (factory->struct_size < sizeof(moe_factory)) return moe::invalid(fmt::format("{}: factory too small", required.kind_id));
+    if (factory->struct_size < moe::kFirstSize<moe_factory>) return moe::invalid(fmt::format("{}: factory too small", required.kind_id));
     if (factory->must_understand != 0) return moe::unimplemented(fmt::format("{}: factory asks for something unknown", required.kind_id));
     if (factory->n_components > 0 && factory->components == nullptr) {
       return moe::invalid(fmt::format("{}: expected {} components, got none", required.kind_id, factory->n_components));

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/plugin/nearest.hpp"
+#include "moe/sdk/growth.hpp"
 
 namespace patchbay {
 namespace {
@@ -166,7 +167,7 @@ moe::Status OptionValues::set(const moe_option& o, const OptionScalar& given, mo
 
 moe::Result<OptionValues> check_options(const moe_component& component, const std::vector<GivenOption>& given, std::string_view subject) {
   std::vector<std::string> keys;
-  for (uint32_t i = 0; i < component.n_options; ++i) keys.emplace_back(component.options[i].key);
+  for (uint32_t i = 0; i < component.n_options; ++i) keys.emplace_back(moe::nth(component.options, i).key);
   const auto at = [](const GivenOption& g, moe::Error e) { return g.where.empty() ? e : e.in(g.where); };
   for (const auto& g : given) {
     if (std::find(keys.begin(), keys.end(), g.key) != keys.end()) continue;
@@ -176,7 +177,7 @@ moe::Result<OptionValues> check_options(const moe_component& component, const st
   }
   OptionValues result;
   for (uint32_t i = 0; i < component.n_options; ++i) {
-    const moe_option& o = component.options[i];
+    const moe_option& o = moe::nth(component.options, i);
     moe_option_value v{};
     v.key = o.key;
     v.type = o.type;
@@ -203,8 +204,8 @@ moe::Status check_option_table(const moe_component& component) {
   if (component.n_options > 0 && component.options == nullptr) return invalid("options: expected a table, got null");
   std::set<std::string> seen;
   for (uint32_t i = 0; i < component.n_options; ++i) {
-    const moe_option& o = component.options[i];
-    if (o.struct_size < sizeof(moe_option)) return invalid(fmt::format("option {}: expected {} bytes, got {}", i, sizeof(moe_option), o.struct_size));
+    const moe_option& o = moe::nth(component.options, i);
+    if (o.struct_size < moe::kFirstSize<moe_option>) return invalid(fmt::format("option {}: expected at least {} bytes, got {}", i, moe::kFirstSize<moe_option>, o.struct_size));
     if (o.key == nullptr || o.doc == nullptr) return invalid(fmt::format("option {}: expected a key and a doc, got none", i));
     if (o.must_understand != 0) return moe::unimplemented(fmt::format("option {}: asks for something that this host does not know", o.key));
     if (o.type < MOE_OPTION_BOOL || o.type > MOE_OPTION_FLOAT_LIST) return invalid(fmt::format("option {}: unknown type {}", o.key, o.type));

@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sodium.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 
 #include "core/model/json/json.hpp"
+#include "core/plugin/manifest.hpp"
 #include "core/plugin/nearest.hpp"
 
 namespace patchbay {
@@ -16,23 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-std::string content_hash(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return "";
-  crypto_generichash_state state;
-  crypto_generichash_init(&state, nullptr, 0, 16);
-  std::vector<char> buffer(size_t{1} << 18);
-  while (in) {
-    in.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    crypto_generichash_update(&state, reinterpret_cast<const unsigned char*>(buffer.data()), static_cast<size_t>(in.gcount()));
-  }
-  unsigned char digest[16];
-  crypto_generichash_final(&state, digest, sizeof(digest));
-  std::string hex;
-  for (const unsigned char byte : digest) hex += fmt::format("{:02x}", byte);
-  return hex;
-}
 
 // Earlier verdicts: {"program": hash of the host, "libraries": {content hash: summary}}. Another host program makes them void.
 class VerdictCache {
@@ -117,7 +100,11 @@ std::shared_ptr<PluginRegistry> PluginRegistry::scan(RegistryOptions options, Ho
   VerdictCache cache(self->options_.cache_file, program_stamp(self->options_.probe_program));
   for (const auto& folder : self->options_.search_paths) {
     for (const auto& path : libraries_in(folder)) {
-      const std::string hash = content_hash(path);
+      const std::string hash = sha256_of(path);
+      if (auto refused = self->refusal(path, hash); !refused.ok()) {
+        self->libraries_.push_back({path, "", "", "", "", {}, refused.error().message});
+        continue;
+      }
       auto summary = cache.find(hash, path);
       if (!summary) {
         summary = probe(path, self->options_.probe_program, self->options_.probe_timeout_ms);
@@ -128,6 +115,28 @@ std::shared_ptr<PluginRegistry> PluginRegistry::scan(RegistryOptions options, Ho
   }
   cache.save();
   return self;
+}
+
+std::vector<fs::path> PluginRegistry::libraries_below(const std::vector<fs::path>& folders) {
+  std::vector<fs::path> all;
+  for (const auto& folder : folders) {
+    for (auto& path : libraries_in(folder)) all.push_back(std::move(path));
+  }
+  return all;
+}
+
+moe::Status PluginRegistry::refusal(const fs::path& path, const std::string& sha256) const {
+  if (options_.lock) {
+    if (auto s = options_.lock->check(path, sha256); !s.ok()) return s.error().in(path.string());
+  }
+  const auto manifest = read_manifest(path);
+  if (!manifest.ok()) return {};  // an older plugin, or no plugin: loading will tell
+  if (manifest->abi_major == MOE_ABI_MAJOR && manifest->abi_least_minor > MOE_ABI_MINOR) {
+    return moe::unimplemented(fmt::format("{}: ABI: expected a plugin for hosts from {}.0 to {}.{}, got one that needs {}.{} ({} {})", path.string(),
+                                          static_cast<int>(MOE_ABI_MAJOR), static_cast<int>(MOE_ABI_MAJOR), static_cast<int>(MOE_ABI_MINOR),
+                                          manifest->abi_major, manifest->abi_least_minor, manifest->name, manifest->version));
+  }
+  return {};
 }
 
 std::vector<std::string> PluginRegistry::names(std::string_view kind_word) const {
@@ -158,6 +167,7 @@ moe::Result<std::shared_ptr<Library>> PluginRegistry::load(const fs::path& path)
   for (const auto& weak : loaded_) {
     if (auto library = weak.lock(); library != nullptr && library->path() == path) return library;
   }
+  if (options_.lock) MOE_TRY(refusal(path, sha256_of(path)));  // once more: it may have changed since it was looked at
   MOE_ASSIGN(auto library, Library::load(path, host_->abi()));
   loaded_.push_back(library);
   return library;

@@ -4,11 +4,13 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/plugin/host.hpp"
 #include "core/plugin/library.hpp"
+#include "core/plugin/lock.hpp"
 #include "core/plugin/probe.hpp"
 #include "moe/abi/backend.h"
 #include "moe/abi/expert.h"
@@ -23,6 +25,7 @@ struct RegistryOptions {
   std::filesystem::path probe_program;              // the patchbay program
   std::filesystem::path cache_file;                 // verdicts by content hash; empty: none
   int probe_timeout_ms = 10000;
+  std::optional<PluginLock> lock;  // only what is in there may be loaded
 };
 
 // <prefix>/bin/patchbay, <prefix>/lib/patchbay/plugins and <prefix>/share/patchbay belong together, in a build folder and when installed.
@@ -39,9 +42,13 @@ struct Component<moe_component> {
 
 class PluginRegistry {
  public:
-  // Looks at every library in the search paths (each in a child process, unless its content has been seen before). A folder that is
-  // missing is skipped; a broken library is kept with its problem and only matters once it is needed.
+  // Looks at every library in the search paths: may it be loaded at all (the lock, its manifest), and if so what is in it (in a child
+  // process, unless its content has been seen before). A folder that is missing is skipped; a broken library is kept with its problem and
+  // only matters once it is needed.
   static std::shared_ptr<PluginRegistry> scan(RegistryOptions options, Host& host);
+
+  // The library files of these folders, in their order.
+  static std::vector<std::filesystem::path> libraries_below(const std::vector<std::filesystem::path>& folders);
 
   [[nodiscard]] const std::vector<LibrarySummary>& libraries() const { return libraries_; }
   [[nodiscard]] std::vector<std::string> names(std::string_view kind_word) const;
@@ -56,6 +63,8 @@ class PluginRegistry {
 
  private:
   explicit PluginRegistry(RegistryOptions options, Host& host) : options_(std::move(options)), host_(&host) {}
+  // Whether the library may be touched at all: the lock, and its manifest.
+  [[nodiscard]] moe::Status refusal(const std::filesystem::path& path, const std::string& sha256) const;
   moe::Result<std::shared_ptr<Library>> load(const std::filesystem::path& path);
   [[nodiscard]] moe::Error missing(std::string_view kind_word, std::string_view name) const;
 

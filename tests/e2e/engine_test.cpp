@@ -32,15 +32,25 @@ Request request(int32_t i, double temperature, int64_t n_prompt = kPrompt) {
 struct Case {
   const char* fixture;
   double temperature;
+  const char* set = nullptr;  // a setting on top
 };
+
+// A router that looks back over its sequence: its state lies in the paged cache.
+constexpr const char* kInputsRouter = "router={plugin=\"inputs\"}";  // fails what is not given as promised
+constexpr const char* kContextRouter = "router={plugin=\"context\", mix=0.5, window=24}";
 
 class Invariance : public ::testing::TestWithParam<Case> {
  protected:
   static constexpr int32_t kOthers = 32;
 
+  [[nodiscard]] static std::vector<std::string> sets(std::vector<std::string> more = {}) {
+    if (GetParam().set != nullptr) more.emplace_back(GetParam().set);
+    return more;
+  }
+
   // Request 0 alone.
   std::vector<int32_t> alone() {
-    TestEngine engine(GetParam().fixture);
+    TestEngine engine(GetParam().fixture, sets());
     if (!engine.ok()) return {};
     Record record;
     EXPECT_TRUE(engine->submit(request(0, GetParam().temperature), &record).ok());
@@ -78,14 +88,14 @@ class Invariance : public ::testing::TestWithParam<Case> {
 
 TEST_P(Invariance, tokens_are_the_same_alone_and_among_32_others) {
   const auto want = alone();
-  TestEngine engine(GetParam().fixture);
+  TestEngine engine(GetParam().fixture, sets());
   ASSERT_TRUE(engine.ok());
   EXPECT_EQ(among_others(engine)[0].tokens, want);
 }
 
 TEST_P(Invariance, tokens_are_the_same_when_the_prompt_is_read_in_chunks_of_7) {
   const auto want = alone();
-  TestEngine engine(GetParam().fixture, {"engine.batch_tokens=7", "engine.batch_size=7"});
+  TestEngine engine(GetParam().fixture, sets({"engine.batch_tokens=7", "engine.batch_size=7"}));
   ASSERT_TRUE(engine.ok());
   Record record;
   ASSERT_TRUE(engine->submit(request(0, GetParam().temperature), &record).ok());
@@ -100,8 +110,8 @@ TEST_P(Invariance, tokens_are_the_same_when_the_prompt_is_read_in_chunks_of_7) {
 
 TEST_P(Invariance, tokens_are_the_same_after_preemption) {
   // 12 pages of 16 tokens: the longest request needs 6 of them, and up to 33 requests want a share.
-  TestEngine small(GetParam().fixture, {"engine.cache_tokens=192"});
-  TestEngine ample(GetParam().fixture);
+  TestEngine small(GetParam().fixture, sets({"engine.cache_tokens=192"}));
+  TestEngine ample(GetParam().fixture, sets());
   ASSERT_TRUE(small.ok() && ample.ok());
   const auto preempted = among_others(small);
   const auto want = among_others(ample);
@@ -119,11 +129,29 @@ TEST_P(Invariance, tokens_are_the_same_after_preemption) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Invariance,
                          ::testing::Values(Case{"deepseek_v3", 0.0}, Case{"deepseek_v3", 1.0}, Case{"gpt_oss", 0.0},
-                                           Case{"gpt_oss", 1.0}, Case{"mixtral", 0.0}, Case{"mixtral", 1.0}),
+                                           Case{"gpt_oss", 1.0}, Case{"mixtral", 0.0}, Case{"mixtral", 1.0},
+                                           Case{"mixtral", 0.0, kContextRouter}, Case{"mixtral", 0.0, kInputsRouter},
+                                           Case{"deepseek_v3", 1.0, kContextRouter}),
                          [](const auto& test) {
                            return std::string(test.param.fixture) +
-                                  (test.param.temperature > 0 ? "_sampled" : "_greedy");
+                                  (test.param.temperature > 0 ? "_sampled" : "_greedy") +
+                                  (test.param.set == kContextRouter  ? "_context_router"
+                                   : test.param.set == kInputsRouter ? "_inputs_router"
+                                                                     : "");
                          });
+
+TEST(ContextRouter, chooses_otherwise_than_without_a_past) {
+  std::vector<std::vector<int32_t>> tokens;
+  for (const char* mix : {"0", "0.9"}) {
+    TestEngine engine("mixtral", {std::string("router={plugin=\"context\", window=24, mix=") + mix + "}"});
+    ASSERT_TRUE(engine.ok());
+    Record record;
+    ASSERT_TRUE(engine->submit(request(0, 0), &record).ok());
+    engine.run();
+    tokens.push_back(record.tokens);
+  }
+  EXPECT_NE(tokens[0], tokens[1]);
+}
 
 TEST(Sampling, another_seed_gives_another_text_and_the_same_seed_the_same) {
   TestEngine engine("mixtral");

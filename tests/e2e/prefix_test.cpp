@@ -112,7 +112,7 @@ TEST_P(Prefix, in_a_cache_that_is_too_small_pages_are_given_up_and_tokens_stay_t
 INSTANTIATE_TEST_SUITE_P(
     Models, Prefix,
     ::testing::Values(Case{"latents", "deepseek_v3", {}}, Case{"windows", "gpt_oss", {}},
-                      Case{"router_with_context", "mixtral", {R"(router={plugin="smoothing", k=2})"}}),
+                      Case{"router_with_context", "mixtral", {R"(router={plugin="context", k=2})"}}),
     [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

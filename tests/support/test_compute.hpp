@@ -248,7 +248,7 @@ class TestRouter {
   TestRouter() = default;
   Component<moe_router> table_;
   moe_router_instance* instance_ = nullptr;
-  moe_router_spec spec_{};
+  moe_router_spec spec_ = moe::make<moe_router_spec>();
   uint64_t workspace_bytes_ = 0;
   std::vector<float> bias_;
 };

@@ -23,7 +23,7 @@ class TestExpert {
     moe_status status =
         l->table_->create(host().abi(), &config, options.data(), options.size(), &l->instance_, message.get());
     if (status != MOE_OK) return message.error(status);
-    moe_expert_spec spec{};
+    auto spec = moe::make<moe_expert_spec>();
     status = l->table_->describe(l->instance_, &spec, message.get());
     if (status != MOE_OK) return message.error(status);
     std::mt19937 random(42);

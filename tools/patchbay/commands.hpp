@@ -17,6 +17,9 @@ void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_model(CLI::App& app);
 void add_plugins(CLI::App& app);
+void add_plugins_new(CLI::App& plugins);
+void add_plugins_check(CLI::App& plugins);
+void add_plugins_lock(CLI::App& plugins);
 void add_config(CLI::App& app);
 
 }  // namespace patchbay

@@ -52,7 +52,7 @@ void add_config(CLI::App& app) {
   check_command->add_flag("--json", flags->json, "machine-readable output");
   check_command->callback([flags] {
     const Settings settings = value_or_fail(settings_of(*flags));
-    const PluginSession session = open_plugins(settings);
+    const PluginSession session = value_or_fail(open_plugins(settings));
     ok_or_fail(check(settings, *session.registry));
     if (flags->json) {
       fmt::print("{}\n", nlohmann::json{{"ok", true}, {"file", flags->config}}.dump());

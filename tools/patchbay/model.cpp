@@ -25,7 +25,7 @@ void inspect(const InspectFlags& flags) {
   common.model = flags.path;
   common.sets = flags.sets;
   const Settings settings = value_or_fail(settings_of(common));
-  const PluginSession session = open_plugins(settings);
+  const PluginSession session = value_or_fail(open_plugins(settings));
   const ModelReport report = value_or_fail(inspect_model(settings, session.registry, *session.host));
   if (flags.json) {
     fmt::print("{}\n", to_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -47,7 +47,7 @@ struct MakeFlags {
 void make_random(const MakeFlags& flags) {
   watch_signals();
   const Settings settings = value_or_fail(settings_of(CommonFlags{}));
-  const PluginSession session = open_plugins(settings);
+  const PluginSession session = value_or_fail(open_plugins(settings));
   const ModelShape shape = value_or_fail(load_shape(flags.like, shape_folders()));
   RandomModelOptions options;
   options.type = flags.type;

@@ -6,6 +6,7 @@
 
 #include "core/plugin/nearest.hpp"
 #include "core/plugin/probe.hpp"
+#include "moe/sdk/growth.hpp"
 #include "tools/patchbay/commands.hpp"
 #include "tools/patchbay/session.hpp"
 
@@ -15,7 +16,7 @@ namespace {
 using nlohmann::json;
 
 void list(const CommonFlags& flags) {
-  const PluginSession session = open_plugins(value_or_fail(settings_of(flags)));
+  const PluginSession session = value_or_fail(open_plugins(value_or_fail(settings_of(flags))));
   if (flags.json) {
     json all = json::array();
     for (const auto& l : session.registry->libraries()) all.push_back(json::parse(to_json(l)));
@@ -67,7 +68,7 @@ std::vector<std::string> option_flags(const moe_option& o) {
 json describe(const std::string& kind, const Component<moe_component>& c) {
   json options = json::array();
   for (uint32_t i = 0; i < c.table->n_options; ++i) {
-    const moe_option& o = c.table->options[i];
+    const moe_option& o = moe::nth(c.table->options, i);
     options.push_back({{"key", o.key},
                        {"type", option_type_name(o.type)},
                        {"default", o.default_text == nullptr ? json() : json(o.default_text)},
@@ -105,8 +106,35 @@ void print_description(const json& d) {
   }
 }
 
+// Text as it may stand in a cell of a Markdown table.
+std::string cell(std::string text) {
+  for (size_t at = text.find_first_of("|<"); at != std::string::npos; at = text.find_first_of("|<", at + 2)) text.insert(at, 1, '\\');
+  return text;
+}
+
+// Every plugin with its options, as a page of the reference book.
+void print_book_page(PluginRegistry& registry) {
+  fmt::print("# Plugins and their options {{#plugin_options}}\n\nFrom the option tables of the plugins themselves (`patchbay plugins inspect`).\n");
+  for (const auto& kind : kKinds) {
+    for (const auto& name : registry.names(kind.word)) {
+      const json d = describe(kind.word, value_or_fail(registry.component(kind.word, name)));
+      fmt::print("\n## {} {}\n\n{} Version {}, {}; {}.\n", kind.word, name, cell(d["doc"].get<std::string>()), d["version"].get<std::string>(),
+                 d["license"].get<std::string>(), fmt::join(d["capabilities"].get<std::vector<std::string>>(), ", "));
+      if (d["options"].empty()) continue;
+      fmt::print("\n| option | type | default | range | |\n|---|---|---|---|---|\n");
+      for (const auto& o : d["options"]) {
+        std::string type = o["type"].get<std::string>();
+        if (const auto unit = o["unit"].get<std::string>(); !unit.empty()) type.append(", ").append(unit);
+        fmt::print("| `{}` | {} | {} | {} | {} |\n", o["key"].get<std::string>(), type,
+                   o["default"].is_null() ? "required" : cell(fmt::format("`{}`", o["default"].get<std::string>())), cell(o["range"].get<std::string>()),
+                   cell(o["doc"].get<std::string>()));
+      }
+    }
+  }
+}
+
 void inspect(const CommonFlags& flags, const std::string& name) {
-  const PluginSession session = open_plugins(value_or_fail(settings_of(flags)));
+  const PluginSession session = value_or_fail(open_plugins(value_or_fail(settings_of(flags))));
   json found = json::array();
   std::vector<std::string> all;
   for (const auto& kind : kKinds) {
@@ -133,7 +161,7 @@ void inspect(const CommonFlags& flags, const std::string& name) {
 }  // namespace
 
 void add_plugins(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("plugins", "List and inspect plugins");
+  CLI::App* command = app.add_subcommand("plugins", "List, inspect, check and start plugins");
   command->require_subcommand(1);
   auto flags = std::make_shared<CommonFlags>();
   const auto common = [&](CLI::App* c) {
@@ -145,10 +173,20 @@ void add_plugins(CLI::App& app) {
   common(list_command);
   list_command->callback([flags] { list(*flags); });
   auto name = std::make_shared<std::string>();
+  auto markdown = std::make_shared<bool>(false);
   CLI::App* inspect_command = command->add_subcommand("inspect", "Kind, version, capabilities and options of a plugin");
   common(inspect_command);
-  inspect_command->add_option("name", *name, "as the configuration names it")->required();
-  inspect_command->callback([flags, name] { inspect(*flags, *name); });
+  CLI::Option* which = inspect_command->add_option("name", *name, "as the configuration names it");
+  inspect_command->add_flag("--markdown", *markdown, "all plugins, as a page of the reference book")->excludes(which);
+  inspect_command->callback([flags, name, markdown] {
+    if (!*markdown && name->empty()) throw CLI::RequiredError("name");
+    if (!*markdown) return inspect(*flags, *name);
+    const PluginSession session = value_or_fail(open_plugins(value_or_fail(settings_of(*flags))));
+    print_book_page(*session.registry);
+  });
+  add_plugins_new(*command);
+  add_plugins_check(*command);
+  add_plugins_lock(*command);
   auto file = std::make_shared<std::string>();
   CLI::App* probe_command = command->add_subcommand("probe", "Load one library and print its summary as JSON (what the host asks a child process)");
   probe_command->add_option("file", *file, "absolute path of the library")->required();

@@ -1,5 +1,7 @@
 #include "tools/patchbay/session.hpp"
 
+#include "core/config/lock_file.hpp"
+
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -47,12 +49,20 @@ moe::Result<Settings> settings_of(const CommonFlags& flags) {
   return settings;
 }
 
-PluginSession open_plugins(const Settings& settings) {
+std::vector<std::filesystem::path> plugin_folders(const Settings& settings) {
+  std::vector<std::filesystem::path> folders = settings.plugin_paths;
+  folders.push_back(default_plugin_dir());
+  return folders;
+}
+
+moe::Result<PluginSession> open_plugins(const Settings& settings) {
   PluginSession session;
   session.host = std::make_unique<Host>(static_cast<int32_t>(settings.engine.threads));
   RegistryOptions options;
-  options.search_paths = settings.plugin_paths;
-  options.search_paths.push_back(default_plugin_dir());
+  options.search_paths = plugin_folders(settings);
+  if (!settings.plugin_lock.empty()) {
+    MOE_ASSIGN(options.lock, read_lock_file(settings.plugin_lock));
+  }
   options.probe_program = program_path();
   options.cache_file = default_probe_cache();
   session.registry = PluginRegistry::scan(std::move(options), *session.host);
@@ -64,7 +74,7 @@ moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& 
   Session session;
   MOE_ASSIGN(session.settings, settings_of(flags));
   if (needs.defaults) needs.defaults(session.settings);
-  PluginSession plugins = open_plugins(session.settings);
+  MOE_ASSIGN(PluginSession plugins, open_plugins(session.settings));
   session.host = std::move(plugins.host);
   session.registry = std::move(plugins.registry);
   {

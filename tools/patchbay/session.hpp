@@ -38,7 +38,9 @@ struct PluginSession {
   std::unique_ptr<Host> host;
   std::shared_ptr<PluginRegistry> registry;
 };
-PluginSession open_plugins(const Settings& settings);
+moe::Result<PluginSession> open_plugins(const Settings& settings);
+// Where libraries are looked for: [plugins] paths, then the built-in folder.
+std::vector<std::filesystem::path> plugin_folders(const Settings& settings);
 
 // A model ready to run. Members in the order in which they depend on each other.
 struct Session {

@@ -19,6 +19,7 @@ class MyRouter : public moe::HostRouter {
     return {};
   }
   [[nodiscard]] int64_t k_max() const override { return k_; }
+  [[nodiscard]] float weights_sum() const override { return 1; }
 
   void score(const moe::RouterToken& token, moe::Choice& choice) override {
     float best = 0.0F;

@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "ceilings.hpp"
 #include "core/plugin/host.hpp"
 #include "moe/abi/ops.h"
 #include "moe/sdk/compute.hpp"
 #include "support/plugin_library.hpp"
+#include "tools/conformance/ceilings.hpp"
 
 namespace patchbay::bench {
 namespace {

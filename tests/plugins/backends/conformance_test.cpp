@@ -3,10 +3,15 @@
 
 #include <string>
 
-#include "op_runner.hpp"
+#include "moe/sdk/loops.hpp"
+#include "support/plugin_library.hpp"
+#include "support/test_host.hpp"
+#include "tools/conformance/ops/op_run.hpp"
 
 namespace patchbay::test {
 namespace {
+
+using namespace conformance;  // NOLINT: the cases and their runs
 
 constexpr int32_t kThreads = 3;
 

@@ -54,7 +54,13 @@ typedef struct moe_factory {
   uint32_t reserved;
 } moe_factory;
 
-enum { MOE_ABI_MAJOR = 1, MOE_ABI_MINOR = 0 };
+/* The version of these headers. Within a major version everything that was there stays as it is. */
+#define MOE_ABI_MAJOR 1
+#define MOE_ABI_MINOR 0
+/* The oldest host that a plugin works with: define it before including this, if it cannot do without what a later version added. */
+#ifndef MOE_ABI_LEAST_MINOR
+#define MOE_ABI_LEAST_MINOR 0
+#endif
 
 typedef struct moe_plugin {
   MOE_STRUCT_HEADER;
@@ -83,6 +89,27 @@ typedef struct moe_plugin {
 #endif
 
 #define MOE_PLUGIN_SYMBOL "moe_plugin_v1"
+
+/* The manifest: an ELF note of this owner and type, whose text can be read without running any code of the library. Lines "key: value":
+ * name, version, license, author, abi (oldest host and own version, "1.0-1.2"), and a `component: KIND-ID NAME` for each component. */
+#define MOE_NOTE_OWNER "moe"
+#define MOE_NOTE_MANIFEST 1
+#define MOE_TEXT_OF_(x) #x
+#define MOE_TEXT_OF(x) MOE_TEXT_OF_(x)
+#define MOE_MANIFEST_HEAD(name, version, license, author)                                          \
+  "name: " name "\nversion: " version "\nlicense: " license "\nauthor: " author "\nabi: "           \
+  MOE_TEXT_OF(MOE_ABI_MAJOR) "." MOE_TEXT_OF(MOE_ABI_LEAST_MINOR) "-" MOE_TEXT_OF(MOE_ABI_MAJOR) "." \
+  MOE_TEXT_OF(MOE_ABI_MINOR) "\n"
+
+/* For plugins in C, once in a library, beside the entry. All arguments are string literals; `components` is one line
+ * "component: moe.router/1 my_router\n" for each. (In C++ MOE_PLUGIN does this.) */
+#define MOE_MANIFEST(name, version, license, author, components)                        \
+  __attribute__((section(".note.moe"), used, aligned(4))) static const struct {         \
+    uint32_t name_bytes, text_bytes, type;                                              \
+    char owner[4];                                                                      \
+    char text[(sizeof(MOE_MANIFEST_HEAD(name, version, license, author) components) + 3) / 4 * 4]; \
+  } moe_manifest_note = {4, sizeof(moe_manifest_note.text), MOE_NOTE_MANIFEST, MOE_NOTE_OWNER,      \
+                         MOE_MANIFEST_HEAD(name, version, license, author) components}
 
 #ifdef __cplusplus
 }

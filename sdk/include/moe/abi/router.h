@@ -45,6 +45,8 @@ typedef struct moe_router_spec {
   int64_t aux_floats;     /* f32 a token that it hands to the next MoE layer's router; 0: none */
   int32_t weight_on;      /* MOE_WEIGHT_ON_* */
   int32_t dynamic;        /* 1: fills plan.count */
+  float weights_sum;      /* what the weights of every token add up to, while its scores do not underflow; 0: that varies */
+  int32_t reserved;
 } moe_router_spec;
 
 /* The decision for n tokens. */

@@ -25,6 +25,18 @@ class Backend {
   virtual Status sync(void* stream) = 0;
 };
 
+// The bits of must_understand that these headers define for an operation's arguments. A backend that does not do what one of them asks for
+// says MOE_UNIMPLEMENTED in find_op.
+constexpr uint32_t op_bits(std::string_view id) {
+  return id == MOE_OP_ATTENTION ? MOE_ATTENTION_CHUNK | MOE_ATTENTION_TEMPERATURE : 0U;
+}
+inline Status check_op_args(const char* id, const moe_op_args* args) {
+  if (args == nullptr || args->struct_size < sizeof(moe_op_args)) return invalid(std::string(id) + ": expected its arguments, got fewer");
+  const uint32_t unknown = args->must_understand & ~op_bits(id);
+  if (unknown == 0) return {};
+  return unimplemented(std::string(id) + ": asks for something unknown (must_understand " + std::to_string(unknown) + ")");
+}
+
 // A component class may have  static int32_t score(moe_message*)  for `backend = "auto"`.
 template <std::derived_from<Backend> C>
 struct ComponentOf<C> {
@@ -34,9 +46,10 @@ struct ComponentOf<C> {
   static moe_status create(const moe_host*, const moe_option_value* values, uint32_t n_values, moe_backend_instance** out,
                            moe_backend_description* description, moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(description, "description"));
       std::unique_ptr<Backend> backend = std::make_unique<C>();
       MOE_TRY(backend->open(Options(values, n_values)));
-      *description = backend->describe();
+      give(description, backend->describe());
       *out = reinterpret_cast<moe_backend_instance*>(backend.release());
       return {};
     });
@@ -45,7 +58,9 @@ struct ComponentOf<C> {
   static moe_status alloc(moe_backend_instance* self, uint64_t n_bytes, int32_t memory, moe_buffer* out,
                           moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
-      MOE_ASSIGN(*out, of(self)->alloc(n_bytes, memory));
+      MOE_TRY(check_struct(out, "out"));
+      MOE_ASSIGN(const moe_buffer buffer, of(self)->alloc(n_bytes, memory));
+      give(out, buffer);
       return {};
     });
   }
@@ -56,14 +71,20 @@ struct ComponentOf<C> {
   static moe_status prepare(moe_backend_instance* self, const moe_weight_source* source, moe_prepared* out,
                             moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
-      MOE_ASSIGN(*out, of(self)->prepare(*source));
+      MOE_TRY(check_struct(source, "source"));
+      MOE_TRY(check_struct(out, "out"));
+      MOE_ASSIGN(const moe_prepared prepared, of(self)->prepare(*Grown(*source)));
+      give(out, prepared);
       return {};
     });
   }
   static moe_status find_op(moe_backend_instance* self, const char* id, const moe_op_args* largest, moe_op_info* out,
                             moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
-      MOE_ASSIGN(*out, of(self)->find_op(id, *largest));
+      MOE_TRY(check_op_args(id, largest));
+      MOE_TRY(check_struct(out, "out"));
+      MOE_ASSIGN(const moe_op_info info, of(self)->find_op(id, *largest));
+      give(out, info);
       return {};
     });
   }

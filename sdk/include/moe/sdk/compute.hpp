@@ -1,7 +1,10 @@
 // The backend of a layer's part, as a router or an expert uses it.
 #pragma once
 
+#include <cstring>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "moe/abi/ops.h"
 #include "moe/abi/weights.h"
@@ -69,6 +72,59 @@ class Op {
  private:
   const moe_compute* compute_ = nullptr;
   moe_op_info info_{};
+};
+
+// A weight that a router or an expert makes itself, prepared by its backend for products in f32: what it derives from declared weights of
+// placement HOST. Released with the object; the compute must outlive it.
+class OwnWeight {
+ public:
+  OwnWeight() = default;
+  // values: n_groups x [n_out, n_in]. [main-thread]
+  static Result<OwnWeight> prepare(const moe_compute& compute, const char* name, int64_t n_groups, int64_t n_out, int64_t n_in,
+                                   std::span<const float> values) {
+    struct From {
+      const float* values;
+      int64_t n_out, n_in;
+    } from{values.data(), n_out, n_in};
+    auto source = make<moe_weight_source>();
+    source.name = source.role = name;
+    source.encoding = source.wanted = "f32";
+    source.n_groups = n_groups;
+    source.n_out = n_out;
+    source.n_in = n_in;
+    source.uses = MOE_USE_MATMUL;
+    source.context = &from;
+    source.read_f32 = [](void* context, int64_t group, int64_t row, int64_t n_rows, float* out) {
+      const auto& f = *static_cast<const From*>(context);
+      std::memcpy(out, f.values + (group * f.n_out + row) * f.n_in, static_cast<size_t>(n_rows * f.n_in) * sizeof(float));
+    };
+    source.raw = [](void* context, int64_t group) -> const void* {
+      const auto& f = *static_cast<const From*>(context);
+      return f.values + group * f.n_out * f.n_in;
+    };
+    source.done = [](void*, int64_t) {};
+    OwnWeight weight;
+    weight.prepared_ = make<moe_prepared>();
+    MessageBuffer message;
+    const moe_status status = compute.backend->prepare(compute.instance, &source, &weight.prepared_, message.get());
+    if (status != MOE_OK) {
+      weight.prepared_ = {};
+      return message.error(status).in(name);
+    }
+    return Result<OwnWeight>(std::move(weight));
+  }
+  ~OwnWeight() {
+    if (prepared_.release != nullptr) prepared_.release(&prepared_);
+  }
+  OwnWeight(OwnWeight&& other) noexcept : prepared_(std::exchange(other.prepared_, moe_prepared{})) {}
+  OwnWeight& operator=(OwnWeight&& other) noexcept {
+    std::swap(prepared_, other.prepared_);
+    return *this;
+  }
+  [[nodiscard]] const moe_weight* get() const { return prepared_.weight; }
+
+ private:
+  moe_prepared prepared_{};
 };
 
 // Rows of a weight declaration.

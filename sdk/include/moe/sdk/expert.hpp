@@ -34,8 +34,9 @@ struct ComponentOf<C> {
   static moe_status create(const moe_host*, const moe_expert_config* config, const moe_option_value* values, uint32_t n_values,
                            moe_expert_instance** out, moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(config, "config"));
       std::unique_ptr<Expert> expert = std::make_unique<C>();
-      MOE_TRY(expert->configure(*config, Options(values, n_values)));
+      MOE_TRY(expert->configure(*Grown(*config), Options(values, n_values)));
       *out = reinterpret_cast<moe_expert_instance*>(expert.release());
       return {};
     });
@@ -44,21 +45,27 @@ struct ComponentOf<C> {
   static moe_status describe(moe_expert_instance* self, moe_expert_spec* out, moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
       const auto specs = of(self)->weights();
-      *out = make<moe_expert_spec>();
-      out->weights = specs.data();
-      out->n_weights = static_cast<uint32_t>(specs.size());
+      MOE_TRY(check_struct(out, "spec"));
+      auto spec = make<moe_expert_spec>();
+      spec.weights = specs.data();
+      spec.n_weights = static_cast<uint32_t>(specs.size());
+      give(out, spec);
       return {};
     });
   }
   static moe_status prepare(moe_expert_instance* self, const moe_compute* compute, const moe_bound_weight* weights,
                             uint32_t n_weights, int64_t max_tokens, uint64_t* workspace_bytes, moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(compute, "compute"));
       MOE_ASSIGN(*workspace_bytes, of(self)->prepare(*compute, {weights, n_weights}, max_tokens));
       return {};
     });
   }
   static moe_status forward(moe_expert_instance* self, const moe_expert_args* args, moe_message* message) noexcept {
-    return guard(message, [&] { return of(self)->forward(*args); });
+    return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(args, "args"));
+      return of(self)->forward(*Grown(*args));
+    });
   }
   static constexpr moe_expert kTable = [] {
     moe_expert t{};

@@ -7,6 +7,7 @@
 // neither on the threads nor on the other rows. Nothing allocates, except for the text of an error.
 #pragma once
 
+#include "moe/sdk/growth.hpp"
 #include "moe/sdk/loops/attention.hpp"
 #include "moe/sdk/loops/common.hpp"
 #include "moe/sdk/loops/ffn.hpp"
@@ -37,8 +38,8 @@ uint64_t no_workspace(const Args&, const LoopContext&) {
 // The argument struct of an operation, if that is what `args` is, with no bit in must_understand beyond `known`.
 template <typename Args>
 Status check_header(const moe_op_args& args, uint32_t known) {
-  if (args.struct_size < sizeof(Args))
-    return bad("struct_size", "at least " + std::to_string(sizeof(Args)), args.struct_size);
+  if (args.struct_size < kFirstSize<Args>)
+    return bad("struct_size", "at least " + std::to_string(kFirstSize<Args>), args.struct_size);
   if ((args.must_understand & ~known) == 0) return {};
   return unimplemented("must_understand: expected bits of " + std::to_string(known) + ", got " +
                        std::to_string(args.must_understand));

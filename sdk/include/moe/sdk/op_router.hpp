@@ -89,6 +89,9 @@ class OpRouter : public Router {
     spec.k_max = args_.top_k;
     spec.weight_on = weight_on_;
     spec.dynamic = args_.dynamic == MOE_DYNAMIC_NONE ? 0 : 1;
+    const bool softmax_of_all = args_.score == MOE_SCORE_SOFTMAX_CHOSEN && args_.dynamic == MOE_DYNAMIC_NONE;
+    const bool normalised = args_.renorm != MOE_RENORM_NONE && args_.renorm_eps <= 1e-12F;
+    if (softmax_of_all || normalised) spec.weights_sum = args_.scale;
     return spec;
   }
 

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "moe/abi/plugin.h"
+#include "moe/sdk/growth.hpp"
 #include "moe/sdk/options.hpp"
 #include "moe/sdk/result.hpp"
 #include "moe/sdk/tensor.hpp"
@@ -95,19 +96,42 @@ struct Library {
     return found;
   }
   static moe_status init(const moe_host* h, moe_message* message) {
-    if (h == nullptr || h->struct_size < sizeof(moe_host)) {
-      write_message(message, "host: expected moe.host/1, got an older or no host");
-      return MOE_INVALID_ARGUMENT;
-    }
-    if (h->must_understand != 0) {
-      write_message(message, "host: it asks for something that this plugin does not know");
-      return MOE_UNIMPLEMENTED;
-    }
-    g_host = h;
-    return MOE_OK;
+    return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(h, "host"));
+      g_host = h;
+      return {};
+    });
   }
   static void deinit() { g_host = nullptr; }
 };
+
+// The manifest's note, as bytes.
+template <size_t N>
+struct ManifestNote {
+  uint32_t name_bytes = 4;
+  uint32_t text_bytes = N;
+  uint32_t type = MOE_NOTE_MANIFEST;
+  char owner[4] = MOE_NOTE_OWNER;
+  char text[N] = {};
+};
+
+template <typename C>
+constexpr size_t component_line_bytes() {
+  return std::string_view("component: ").size() + std::string_view(ComponentOf<C>::kKind).size() + 1 + std::string_view(C::kName).size() + 1;
+}
+
+template <typename... Cs, size_t N>
+constexpr auto manifest_note(const char (&head)[N]) {
+  constexpr size_t kBytes = (N + (size_t{0} + ... + component_line_bytes<Cs>()) + 3) / 4 * 4;
+  ManifestNote<kBytes> note;
+  size_t n = 0;
+  const auto add = [&](std::string_view text) {
+    for (const char c : text) note.text[n++] = c;
+  };
+  add(std::string_view(head, N - 1));
+  ((add("component: "), add(ComponentOf<Cs>::kKind), add(" "), add(Cs::kName), add("\n")), ...);
+  return note;
+}
 
 }  // namespace detail
 
@@ -129,8 +153,10 @@ constexpr moe_plugin make_plugin(const char* name, const char* version, const ch
 
 }  // namespace moe
 
-#define MOE_PLUGIN(name, version, license, author, ...) \
-  extern "C" {                                          \
-  MOE_EXPORT extern const moe_plugin moe_plugin_v1;     \
-  const moe_plugin moe_plugin_v1 = moe::make_plugin<__VA_ARGS__>(name, version, license, author); \
+#define MOE_PLUGIN(name, version, license, author, ...)                                                                \
+  __attribute__((section(".note.moe"), used, aligned(4))) static constexpr auto moe_manifest_note =                    \
+      moe::detail::manifest_note<__VA_ARGS__>(MOE_MANIFEST_HEAD(name, version, license, author));                     \
+  extern "C" {                                                                                                        \
+  MOE_EXPORT extern const moe_plugin moe_plugin_v1;                                                                   \
+  const moe_plugin moe_plugin_v1 = moe::make_plugin<__VA_ARGS__>(name, version, license, author);                     \
   }

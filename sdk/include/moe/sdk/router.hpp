@@ -39,7 +39,24 @@ struct RouterToken {
   int32_t position;
   int32_t sequence;
   int64_t index;               // in this call
-  const moe_route_args* args;  // everything else: the previous plan, the context
+  const moe_route_args* args;  // everything else
+  // What the nearest MoE layer below decided for this token; absent (has() false) in the first one, and where it was not asked for.
+  struct Previous {
+    std::span<const int32_t> ids;
+    std::span<const float> weights;
+    std::span<const float> aux;  // what that layer's router left: see aux()
+    [[nodiscard]] bool has() const { return !ids.empty(); }
+  };
+  [[nodiscard]] Previous previous() const {
+    const moe_plan* p = args->previous;
+    if (p == nullptr) return {};
+    const auto n = present(p->count) ? static_cast<size_t>(row<const int32_t>(p->count, index)[0])
+                                     : static_cast<size_t>(p->ids.shape[1]);
+    return {row_span<const int32_t>(p->ids, index).first(n), row_span<const float>(p->weights, index).first(n),
+            present(p->aux) ? row_span<const float>(p->aux, index) : std::span<const float>()};
+  }
+  // [aux_floats], to be written: what the next MoE layer's router reads as previous().aux.
+  [[nodiscard]] std::span<float> aux() const { return row_span<float>(args->plan.aux, index); }
   // The router's own context row of this token (to be written) and of earlier ones (to be read).
   [[nodiscard]] std::span<float> context_row(int64_t at) const {
     const auto& c = args->context;
@@ -91,7 +108,8 @@ void for_top_k(std::span<const float> scores, int64_t k, F&& f) {
 // A router written as a function of one token. The core computes the gate's logits, and brings everything to the host and the plan back.
 class HostRouter : public Router {
  public:
-  // Chooses the token's experts. Must add at least one. [compute-thread]
+  // Chooses the token's experts. Adds none only if the token's inputs are broken (NaN): its weights are NaN then, which the core turns into
+  // the failure of that request alone. [compute-thread]
   virtual void score(const RouterToken& token, Choice& choice) = 0;
   // Columns of the plan.
   [[nodiscard]] virtual int64_t k_max() const = 0;
@@ -101,6 +119,10 @@ class HostRouter : public Router {
   [[nodiscard]] virtual int64_t n_logits(const RouterConfig& config) const { return config.n_experts + config.n_zero_experts; }
   // Floats a token that stay in the paged cache.
   [[nodiscard]] virtual int64_t context_floats() const { return 0; }
+  // Floats a token that go to the next MoE layer's router.
+  [[nodiscard]] virtual int64_t aux_floats() const { return 0; }
+  // What each token's weights add up to; 0: that varies.
+  [[nodiscard]] virtual float weights_sum() const { return 0; }
   // Further weights, placed on the host.
   [[nodiscard]] virtual std::span<const moe_weight_spec> weights() const { return {}; }
   // Called with them once.
@@ -120,6 +142,8 @@ class HostRouter : public Router {
     spec.n_logits = n_logits(config_);
     spec.k_max = k_max();
     spec.context_floats = context_floats();
+    spec.aux_floats = aux_floats();
+    spec.weights_sum = weights_sum();
     spec.dynamic = 1;  // a choice may be shorter than k_max
     return spec;
   }
@@ -142,7 +166,7 @@ class HostRouter : public Router {
       float* weights = row<float>(args.plan.weights, i);
       Choice choice(ids, weights, args.plan.ids.shape[1]);
       score(token, choice);
-      if (choice.size() == 0) return internal("score: expected at least one expert, got none");
+      if (choice.size() == 0) choice.add(0, std::numeric_limits<float>::quiet_NaN());
       for (int64_t j = choice.size(); j < choice.k_max(); ++j) {  // the rest repeats nothing: unused ids, weight 0
         ids[j] = ids[0];
         weights[j] = 0.0F;
@@ -164,8 +188,9 @@ struct ComponentOf<C> {
   static moe_status create(const moe_host*, const moe_router_config* config, const moe_option_value* values, uint32_t n_values,
                            moe_router_instance** out, moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(config, "config"));
       std::unique_ptr<Router> router = std::make_unique<C>();
-      MOE_TRY(router->configure(*config, Options(values, n_values)));
+      MOE_TRY(router->configure(*Grown(*config), Options(values, n_values)));
       *out = reinterpret_cast<moe_router_instance*>(router.release());
       return {};
     });
@@ -173,19 +198,24 @@ struct ComponentOf<C> {
   static void destroy(moe_router_instance* self) noexcept { delete of(self); }
   static moe_status describe(moe_router_instance* self, moe_router_spec* out, moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
-      *out = of(self)->describe();
+      MOE_TRY(check_struct(out, "spec"));
+      give(out, of(self)->describe());
       return {};
     });
   }
   static moe_status prepare(moe_router_instance* self, const moe_compute* compute, const moe_bound_weight* weights,
                             uint32_t n_weights, int64_t max_tokens, uint64_t* workspace_bytes, moe_message* message) noexcept {
     return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(compute, "compute"));
       MOE_ASSIGN(*workspace_bytes, of(self)->prepare(*compute, {weights, n_weights}, max_tokens));
       return {};
     });
   }
   static moe_status route(moe_router_instance* self, const moe_route_args* args, moe_message* message) noexcept {
-    return guard(message, [&] { return of(self)->route(*args); });
+    return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(args, "args"));
+      return of(self)->route(*Grown(*args));
+    });
   }
   static constexpr moe_router kTable = [] {
     moe_router t{};

@@ -124,11 +124,14 @@ struct ComponentOf<C> {
       row.picked = MOE_PICKED_FAILED;
     }
   }
-  static moe_status apply(const moe_sample_args* args, moe_message*) noexcept {
-    for (int64_t i = 0; i < args->n_rows; ++i) {
-      if (args->rows[i].picked == MOE_PICKED_NONE) apply_row(args->rows[i], args->n_vocab);
-    }
-    return MOE_OK;
+  static moe_status apply(const moe_sample_args* args, moe_message* message) noexcept {
+    return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(args, "args"));
+      for (int64_t i = 0; i < args->n_rows; ++i) {
+        if (args->rows[i].picked == MOE_PICKED_NONE) apply_row(args->rows[i], args->n_vocab);
+      }
+      return {};
+    });
   }
   static void accept(moe_sampler_state* state, int32_t token) noexcept { of(state)->accept(token); }
   static moe_status copy(const moe_sampler_state* state, moe_sampler_state** out, moe_message* message) noexcept {

@@ -113,7 +113,10 @@ struct ComponentOf<C> {
   }
   static void destroy(moe_transport_instance* self) noexcept { delete of(self); }
   static moe_status start(moe_transport_instance* self, const moe_service* service, moe_message* message) noexcept {
-    return guard(message, [&] { return of(self)->start(*service); });
+    return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(service, "service"));
+      return of(self)->start(*service);
+    });
   }
   // drain and stop have nobody to tell of an exception: what threw stays undone.
   static void drain(moe_transport_instance* self) noexcept {

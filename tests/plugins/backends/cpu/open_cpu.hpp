@@ -5,11 +5,15 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "op_runner.hpp"
+#include "moe/sdk/loops.hpp"
+#include "support/plugin_library.hpp"
+#include "support/test_host.hpp"
+#include "tools/conformance/ops/op_run.hpp"
 
 namespace patchbay::test {
+
+using namespace conformance;  // NOLINT: the cases and their runs
 
 // The library and an instance with simd = `simd`; `backend()` is null where this machine cannot run it.
 class OpenCpu {
@@ -19,13 +23,7 @@ class OpenCpu {
     EXPECT_TRUE(library.ok()) << library.error().message;
     if (!library.ok()) return;
     library_ = std::move(library).value();
-    table_ = *library_->backend("cpu");
-    options_.assign(table_.component.options, table_.component.options + table_.component.n_options);
-    for (moe_option& o : options_) {
-      if (std::string_view(o.key) == "simd") o.default_text = simd;
-    }
-    table_.component.options = options_.data();
-    auto opened = BackendUnderTest::open(table_, host.get());
+    auto opened = BackendUnderTest::open(*library_->backend("cpu"), host.get(), {{"simd", std::string(simd), ""}});
     if (opened.ok()) {
       backend_ = std::move(opened).value();
     } else {
@@ -37,8 +35,6 @@ class OpenCpu {
 
  private:
   std::unique_ptr<PluginLibrary> library_;
-  std::vector<moe_option> options_;
-  moe_backend table_{};
   std::unique_ptr<BackendUnderTest> backend_;
   moe::Error error_;
 };

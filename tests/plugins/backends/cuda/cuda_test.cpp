@@ -5,10 +5,14 @@
 #include <set>
 
 #include "kernels/weight.hpp"
-#include "op_runner.hpp"
+#include "support/plugin_library.hpp"
+#include "support/test_host.hpp"
+#include "tools/conformance/ops/op_run.hpp"
 
 namespace patchbay::test {
 namespace {
+
+using namespace conformance;  // NOLINT: the cases and their runs
 
 using moe::cuda::Format;
 

@@ -4,10 +4,14 @@
 #include <cmath>
 #include <deque>
 
-#include "op_runner.hpp"
+#include "support/plugin_library.hpp"
+#include "support/test_host.hpp"
+#include "tools/conformance/ops/op_run.hpp"
 
 namespace patchbay::test {
 namespace {
+
+using namespace conformance;  // NOLINT: the cases and their runs
 
 // A device's memory for one test, and launches of operations on it.
 class OnDevice {

@@ -1,0 +1,120 @@
+#include "tools/conformance/ceilings.hpp"
+
+#include <sys/mman.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace patchbay::bench {
+
+bool g_processor_time = false;
+
+namespace {
+
+constexpr size_t kBytes = size_t{256} << 20;
+volatile float g_sink;
+
+float sum_portable(const float* p, size_t n) {
+  float s[16] = {};
+  for (size_t i = 0; i < n; i += 16) {
+    for (size_t j = 0; j < 16; ++j) s[j] += p[i + j];
+  }
+  return s[0] + s[5];
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) float sum_avx512(const float* p, size_t n) {
+  __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (size_t i = 0; i < n; i += 64) {
+    for (int j = 0; j < 4; ++j) {
+      _mm_prefetch(reinterpret_cast<const char*>(p + i + 16 * j) + 2048, _MM_HINT_T0);
+      s[j] = _mm512_add_ps(s[j], _mm512_load_ps(p + i + 16 * j));
+    }
+  }
+  alignas(64) float lanes[16];
+  _mm512_store_ps(lanes, _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
+  return lanes[0] + lanes[5];
+}
+
+constexpr int64_t kSteps = 1 << 18;
+// Twenty-four accumulators: more than the latency of any of these instructions needs. In assembler, so that nothing is
+// folded.
+#define PATCHBAY_RATE_LOOP(name, isa, instruction)                                                        \
+  __attribute__((target(isa))) float name() {                                                             \
+    __m512 acc[24];                                                                                       \
+    for (auto& a : acc) a = _mm512_setzero_ps();                                                          \
+    const __m512 x = _mm512_setzero_ps();                                                                 \
+    for (int64_t i = 0; i < kSteps; ++i) {                                                                \
+      _Pragma("GCC unroll 24") for (int j = 0; j < 24;                                                    \
+                                    ++j) asm volatile(instruction " %1, %1, %0" : "+v"(acc[j]) : "v"(x)); \
+    }                                                                                                     \
+    float out = 0;                                                                                        \
+    for (const auto& a : acc) out += a[0];                                                                \
+    return out;                                                                                           \
+  }
+PATCHBAY_RATE_LOOP(rate_f32, "avx512f", "vfmadd231ps")
+PATCHBAY_RATE_LOOP(rate_bf16, "avx512f", "vdpbf16ps")
+PATCHBAY_RATE_LOOP(rate_i8, "avx512f", "vpdpbusd")
+#endif
+
+float sum(const float* p, size_t n) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return sum_avx512(p, n);
+#endif
+  return sum_portable(p, n);
+}
+
+// Seconds of n_threads tasks, the second time round: the first wakes the threads.
+template <typename F>
+double seconds_of(const moe_host& host, int32_t n_threads, F& f) {
+  double start = 0;
+  for (int round = 0; round < 2; ++round) {
+    start = now();
+    host.parallel_for(
+        host.self, n_threads, [](void* context, int64_t task, int32_t) { (*static_cast<F*>(context))(task); }, &f);
+  }
+  return now() - start;
+}
+
+}  // namespace
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+Probe::Probe(const moe_host& host) : host_(host), memory_(nullptr) {
+  void* p = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) std::abort();
+  madvise(p, kBytes, MADV_HUGEPAGE);
+  std::memset(p, 1, kBytes);
+  memory_ = static_cast<float*>(p);
+}
+Probe::~Probe() { munmap(memory_, kBytes); }
+
+double Probe::read_gbps(int32_t n_threads) const {
+  const size_t n = kBytes / 4 / static_cast<size_t>(n_threads) / 64 * 64;
+  auto task = [&](int64_t t) { g_sink = sum(memory_ + static_cast<size_t>(t) * n, n); };
+  return static_cast<double>(n) * 4 * n_threads / seconds_of(host_, n_threads, task) * 1e-9;
+}
+
+double Probe::matrix_gflops(int32_t n_threads, Rate rate) const {
+#if defined(__x86_64__)
+  float (*loop)() = nullptr;
+  double flops = 2.0 * 16 * 24 * static_cast<double>(kSteps);
+  if (rate == Rate::kF32 && __builtin_cpu_supports("avx512f")) loop = rate_f32;
+  if (rate == Rate::kBF16 && __builtin_cpu_supports("avx512bf16")) loop = rate_bf16, flops *= 2;
+  if (rate == Rate::kI8 && __builtin_cpu_supports("avx512vnni")) loop = rate_i8, flops *= 4;
+  if (loop == nullptr) return 0;
+  auto task = [&](int64_t) { g_sink = loop(); };
+  return flops * n_threads / seconds_of(host_, n_threads, task) * 1e-9;
+#else
+  (void)n_threads, (void)rate;
+  return 0;
+#endif
+}
+
+}  // namespace patchbay::bench

@@ -1,0 +1,23 @@
+# Debian packages: patchbay (program, plugins, architectures, the small model) and moe-sdk (headers, templates, guides; any architecture).
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_CONTACT Patchbay)
+set(CPACK_PACKAGE_VENDOR Patchbay)
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_COMPONENTS_ALL runtime sdk)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_COMPRESSION_TYPE zstd)
+set(CPACK_DEBIAN_PACKAGE_SECTION science)
+set(CPACK_DEBIAN_RUNTIME_PACKAGE_NAME patchbay)
+set(CPACK_DEBIAN_RUNTIME_DESCRIPTION "plugin runtime for mixture-of-experts language models
+ Routers, experts, samplers, backends and transports are plugins behind a C ABI; a TOML file says which ones run.")
+set(CPACK_DEBIAN_RUNTIME_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_RUNTIME_PACKAGE_SUGGESTS moe-sdk)
+set(CPACK_DEBIAN_SDK_PACKAGE_NAME moe-sdk)
+set(CPACK_DEBIAN_SDK_PACKAGE_ARCHITECTURE all)
+set(CPACK_DEBIAN_SDK_PACKAGE_SECTION libdevel)
+set(CPACK_DEBIAN_SDK_DESCRIPTION "headers and templates for plugins of mixture-of-experts runtimes
+ The C ABI, a C++ layer over it, CMake functions, a template of every kind of plugin, and guides.")
+set(CPACK_DEBIAN_SDK_PACKAGE_SUGGESTS "patchbay, cmake, g++")
+include(CPack)
