@@ -20,6 +20,7 @@ struct Plugin {
   const char* file;
   bool is_new;
 };
+void PrintTo(const Plugin& p, std::ostream* out) { *out << p.name; }  // not its addresses, which ctest would print
 
 class Versions : public ::testing::TestWithParam<Plugin> {
  protected:
