@@ -65,7 +65,7 @@ TEST(Cpu, refuses_an_unknown_instruction_set_by_name) {
   TestHost host;
   const OpenCpu cpu(host, "mmx");
   ASSERT_EQ(cpu.backend(), nullptr);
-  EXPECT_EQ(cpu.error().code, MOE_FAILED_PRECONDITION);
+  EXPECT_EQ(cpu.error().code, MOE_INVALID_ARGUMENT);
   EXPECT_NE(cpu.error().message.find("mmx"), std::string::npos) << cpu.error().message;
   EXPECT_NE(cpu.error().message.find("portable"), std::string::npos) << cpu.error().message;
 }
