@@ -87,7 +87,8 @@ class Soak {
       const Report report = run_one(questions_[random() % questions_.size()], addresses_, random);
       const std::lock_guard lock(mutex_);
       ++counts_[{report.behaviour, report.outcome}];
-      if (report.outcome == Outcome::kWrong) fmt::print(stderr, "soak: {}: {}\n", report.behaviour, report.what);
+      if (report.outcome == Outcome::kWrong && ++n_told_ <= 20)
+        fmt::print(stderr, "soak: {}: {}\n", report.behaviour, report.what);
     }
   }
 
@@ -97,6 +98,7 @@ class Soak {
   std::atomic<int64_t> n_started_ = 0;
   std::mutex mutex_;
   std::map<std::pair<std::string, Outcome>, int64_t> counts_;
+  int n_told_ = 0;  // what is wrong, in words: the first ones
 };
 
 testing::Fault some_fault(std::mt19937& random) {

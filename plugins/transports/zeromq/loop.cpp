@@ -149,19 +149,22 @@ void Loop::limit_unread() {
     moe::log(MOE_LOG_WARNING, "zeromq", "a client is cut off: it sends a message without an end");
     monitor_.shut(fd);
     monitor_.forget(fd);
-    if (const auto found = by_fd_.find(fd); found != by_fd_.end()) drop(found->second);
+    drop_all_of(fd);
   }
 }
 
 void Loop::drop_disconnected() {
-  for (const int fd : monitor_.drain()) {
-    const auto found = by_fd_.find(fd);
-    if (found != by_fd_.end()) drop(found->second);
-  }
+  for (const int fd : monitor_.drain()) drop_all_of(fd);
+}
+
+void Loop::drop_all_of(int fd) {
+  for (auto found = by_fd_.find(fd); found != by_fd_.end(); found = by_fd_.find(fd)) drop(found->second);
 }
 
 void Loop::drop(Peer* peer) {
-  by_fd_.erase(peer->fd());
+  const auto [begin, end] = by_fd_.equal_range(peer->fd());
+  const auto own = std::find_if(begin, end, [peer](const auto& entry) { return entry.second == peer; });
+  if (own != end) by_fd_.erase(own);
   peers_.erase(std::string(peer->identity()));
 }
 
@@ -213,7 +216,7 @@ Peer* Loop::peer_of(const Incoming& in) {
     send_error(in.identity, opened.error());
     return nullptr;
   }
-  if (in.fd >= 0) by_fd_[in.fd] = peer.get();
+  if (in.fd >= 0) by_fd_.emplace(in.fd, peer.get());
   return peers_.emplace(in.identity, std::move(peer)).first->second.get();
 }
 

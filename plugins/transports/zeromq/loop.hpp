@@ -71,6 +71,7 @@ class Loop {
   void limit_unread();
   void publish();
   void drop(Peer* peer);
+  void drop_all_of(int fd);
   void cut(Peer& peer, const moe::Error& error);
   void flush_marked();
   bool flush(Peer* peer);  // whether anything moved; may destroy the peer
@@ -88,7 +89,9 @@ class Loop {
   std::string address_;
 
   std::unordered_map<std::string, std::unique_ptr<Peer>> peers_;  // by identity
-  std::unordered_map<int, Peer*> by_fd_;
+  // More than one where messages of a connection that has gone came in after its file handle was another's: nothing
+  // tells whose they are, so all of them last as long as the handle.
+  std::unordered_multimap<int, Peer*> by_fd_;
 
   std::chrono::milliseconds retry_{1};
   Clock::time_point next_look_{};

@@ -188,6 +188,25 @@ TEST_F(ZeromqTest, connections_beyond_the_limit_are_told_so) {
   EXPECT_EQ(third.stream(1).text, "in again");
 }
 
+// What a client sent before it vanished may be received when its file handle is already another's.
+TEST_F(ZeromqTest, no_connection_stays_behind_when_many_come_and_vanish_with_words_on_the_way) {
+  serve();
+  std::vector<std::thread> clients;
+  for (int c = 0; c < 4; ++c) {
+    clients.emplace_back([this] {
+      for (int round = 0; round < 60; ++round) {
+        ZmqClient client(address);
+        v1::ClientMessage question;
+        question.mutable_health();
+        for (int i = 0; i < 100; ++i) client.send(question);
+        EXPECT_TRUE(client.receive().has_value());
+      }
+    });
+  }
+  for (auto& c : clients) c.join();
+  EXPECT_TRUE(eventually([this] { return n_connections() == 0; })) << n_connections();
+}
+
 TEST_F(ZeromqTest, stop_sends_what_is_queued_and_joins) {
   serve();
   ZmqClient client(address);
