@@ -18,9 +18,24 @@ struct SourceContext {
   std::atomic<uint64_t>* bytes_done;
   uint64_t bytes_total;
   std::mutex mutex;
+  std::atomic<int64_t> asked_for = 0;  // matrices before this one have been prefetched
+
+  // Has the matrices that come next read while this one is packed, about kAhead bytes of them.
+  void read_ahead(int64_t group) {
+    constexpr size_t kAhead = size_t{64} << 20;
+    const auto& groups = set->groups;
+    size_t bytes = 0;
+    for (int64_t g = group; g < std::ssize(groups) && (g == group || bytes < kAhead); ++g) {
+      for (const auto& part : groups[static_cast<size_t>(g)]) bytes += part.extent().size();
+      int64_t expected = g;
+      if (!asked_for.compare_exchange_strong(expected, g + 1)) continue;
+      for (const auto& part : groups[static_cast<size_t>(g)]) checkpoint->prefetch(part.extent());
+    }
+  }
 
   static void read_f32(void* context, int64_t group, int64_t row, int64_t n_rows, float* out) {
-    const auto& self = *static_cast<SourceContext*>(context);
+    auto& self = *static_cast<SourceContext*>(context);
+    if (row == 0) self.read_ahead(group);
     for (const auto& part : self.set->groups[static_cast<size_t>(group)]) {
       const int64_t rows_here = part.n_rows();
       if (row < rows_here) {
@@ -35,7 +50,9 @@ struct SourceContext {
     }
   }
   static const void* raw(void* context, int64_t group) {
-    const auto& parts = static_cast<SourceContext*>(context)->set->groups[static_cast<size_t>(group)];
+    auto& self = *static_cast<SourceContext*>(context);
+    if (self.asked_for <= group + 1) self.read_ahead(group);
+    const auto& parts = self.set->groups[static_cast<size_t>(group)];
     if (parts.size() != 1) return nullptr;
     const auto bytes = parts[0].raw();
     return bytes ? *bytes : nullptr;
@@ -43,15 +60,12 @@ struct SourceContext {
   static void done(void* context, int64_t group) {
     auto& self = *static_cast<SourceContext*>(context);
     for (const auto& part : self.set->groups[static_cast<size_t>(group)]) {
-      // A group that is a slice of a tensor gives back its share of the progress; the tensor's pages go as a whole, and what is still to
-      // be read is read again.
+      // A group that is a slice of a tensor gives back its share of the progress, and its bytes where they lie together.
       const auto total = static_cast<double>(std::max<int64_t>(1, element_count(part.data().shape)));
       const double share = std::min(1.0, static_cast<double>(part.n_rows() * part.row_elements()) / total);
       *self.bytes_done += static_cast<uint64_t>(share * static_cast<double>(part.data().bytes));
-      if (share > 0.99) {
-        self.checkpoint->release(part.data());
-        if (part.companion() != nullptr) self.checkpoint->release(*part.companion());
-      }
+      self.checkpoint->release(part.extent());
+      if (share > 0.99 && part.companion() != nullptr) self.checkpoint->release({part.companion()->data, part.companion()->bytes});
     }
     if (*self.progress == nullptr) return;
     const std::lock_guard lock(self.mutex);

@@ -319,6 +319,19 @@ void TensorSource::narrow(int64_t row, int64_t n, uint16_t* out, uint16_t (*conv
 void TensorSource::read_bf16(int64_t row, int64_t n, uint16_t* out) const { narrow(row, n, out, moe::f32_to_bf16); }
 void TensorSource::read_f16(int64_t row, int64_t n, uint16_t* out) const { narrow(row, n, out, moe::f32_to_f16); }
 
+std::span<const std::byte> TensorSource::extent() const {
+  int64_t between = 1;  // elements from the first to the last
+  for (size_t d = 0; d < rank_; ++d) {
+    if (shape_[d] == 0) return {};
+    between += (shape_[d] - 1) * strides_[d];
+  }
+  if (between != element_count(shape())) return {};
+  const auto block_bytes = kind_ == Kind::kMxfp4 ? int64_t{16} : static_cast<int64_t>(encoding_->block_bytes);
+  const int64_t first = offset_ / block_elements_;
+  const int64_t last = divide_up(offset_ + between, block_elements_);
+  return {data_->data + first * block_bytes, static_cast<size_t>((last - first) * block_bytes)};
+}
+
 std::optional<const std::byte*> TensorSource::raw() const {
   if (kind_ != Kind::kPlain) return std::nullopt;
   int64_t stride = 1;

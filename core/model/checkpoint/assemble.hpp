@@ -65,7 +65,10 @@ class TensorSource {
 
   // How the elements are stored (for a pair: those of the first tensor).
   [[nodiscard]] std::string_view encoding() const { return data_->encoding; }
-  // The tensors that are read, for Checkpoint::release(); the companion is null where there is none.
+  // The bytes of the first tensor that are read, if the view is all of what lies between its first element and its last
+  // (a whole tensor, one expert of a stack, a half; not every other row). Empty otherwise.
+  [[nodiscard]] std::span<const std::byte> extent() const;
+  // The tensors that are read; the companion is null where there is none.
   [[nodiscard]] const TensorInfo& data() const { return *data_; }
   [[nodiscard]] const TensorInfo* companion() const { return companion_; }
 

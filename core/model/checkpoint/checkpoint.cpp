@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 #include <functional>
 
 #include "core/model/checkpoint/gguf.hpp"
@@ -16,6 +17,21 @@ using Opened = moe::Result<std::unique_ptr<Checkpoint>>;
 bool begins_with(std::span<const std::byte> bytes, std::string_view text) {
   return bytes.size() >= text.size() &&
          std::string_view(reinterpret_cast<const char*>(bytes.data()), text.size()) == text;
+}
+
+// What the system says a program may still use, its cache of files counted as free; of a container what it may use at
+// all. The largest number if it does not say.
+uint64_t usable_memory_bytes() {
+  uint64_t bytes = UINT64_MAX;
+  std::string name;
+  uint64_t kilobytes = 0;
+  std::string unit;
+  for (std::ifstream file("/proc/meminfo"); file >> name >> kilobytes; std::getline(file, unit)) {
+    if (name == "MemAvailable:") bytes = kilobytes * 1024;
+  }
+  uint64_t limit = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit) bytes = std::min(bytes, limit);
+  return bytes;
 }
 
 // A reader of one kind of file: known by its first bytes, or by the end of its name where those say nothing.
@@ -69,25 +85,30 @@ size_t Checkpoint::file_bytes() const {
   return sum;
 }
 
-std::filesystem::path Checkpoint::file_of(const TensorInfo& tensor) const {
-  const std::less_equal<> not_after;
-  for (const MappedFile& file : files_) {
-    const auto all = file.bytes();
-    if (not_after(all.data(), tensor.data) && not_after(tensor.data + tensor.bytes, all.data() + all.size())) {
-      return file.path();
-    }
-  }
-  return {};
-}
-
-void Checkpoint::release(const TensorInfo& tensor) const {
+const MappedFile* Checkpoint::holder_of(std::span<const std::byte> part) const {
   const std::less_equal<> not_after;  // pointers into different mappings
   for (const MappedFile& file : files_) {
     const auto all = file.bytes();
-    if (tensor.bytes == 0 || !not_after(all.data(), tensor.data)) continue;
-    if (not_after(tensor.data + tensor.bytes, all.data() + all.size()))
-      return file.release({tensor.data, tensor.bytes});
+    if (not_after(all.data(), part.data()) && not_after(part.data() + part.size(), all.data() + all.size()))
+      return &file;
   }
+  return nullptr;
+}
+
+std::filesystem::path Checkpoint::file_of(const TensorInfo& tensor) const {
+  const MappedFile* file = holder_of({tensor.data, tensor.bytes});
+  return file == nullptr ? std::filesystem::path() : file->path();
+}
+
+void Checkpoint::prefetch(std::span<const std::byte> part) const {
+  if (const MappedFile* file = holder_of(part); file != nullptr) file->prefetch(part);
+}
+
+void Checkpoint::release(std::span<const std::byte> part) const {
+  const MappedFile* file = holder_of(part);
+  if (part.empty() || file == nullptr) return;
+  static const uint64_t kMemory = usable_memory_bytes();
+  file->release(part, file_bytes() > kMemory / 2);
 }
 
 Opened open_checkpoint(const std::filesystem::path& path) {

@@ -38,13 +38,21 @@ class Checkpoint {
   // The file that the tensor lies in, for messages; empty for a tensor of another checkpoint.
   [[nodiscard]] std::filesystem::path file_of(const TensorInfo& tensor) const;
 
-  // Gives the memory of the whole pages under the tensor back to the system, for one that has been packed elsewhere.
-  // The tensor stays valid: reading it again reads the file again. Does nothing for a tensor of another checkpoint.
-  void release(const TensorInfo& tensor) const;
+  // Bytes of a tensor, or of a part of one, that will be read soon: asks for them without waiting.
+  void prefetch(std::span<const std::byte> part) const;
+
+  // Gives the memory of the whole pages under these bytes back to the system, for what has been packed elsewhere. They
+  // stay valid: reading them again reads the file again. Where the memory does not hold the files twice, the system's
+  // cache is to forget them too: it would rather keep what has been read than what is still to come (13.8 GB on a
+  // machine of 24: 140 s instead of 20). Does nothing for bytes of another checkpoint.
+  void release(std::span<const std::byte> part) const;
 
  protected:
   std::vector<MappedFile> files_;
   TensorTable table_;
+
+ private:
+  [[nodiscard]] const MappedFile* holder_of(std::span<const std::byte> part) const;
 };
 
 // Opens a Hugging Face directory (model.safetensors, or model.safetensors.index.json and its shards), one .safetensors

@@ -58,14 +58,27 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-void MappedFile::release(std::span<const std::byte> part) const {
+void MappedFile::prefetch(std::span<const std::byte> part) const {
+  static const auto kPage = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = static_cast<size_t>(part.data() - data_);
+  const size_t first = begin / kPage * kPage;
+  if (!part.empty()) ::madvise(const_cast<std::byte*>(data_) + first, begin + part.size() - first, MADV_WILLNEED);
+}
+
+void MappedFile::release(std::span<const std::byte> part, bool from_cache_too) const {
   static const auto kPage = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   // The mapping begins on a page, so offsets in it are as good as addresses.
   const auto begin = static_cast<size_t>(part.data() - data_);
   const size_t first = (begin + kPage - 1) / kPage * kPage;
   const size_t last = (begin + part.size()) / kPage * kPage;
   // The pages are unmodified copies of the file's: if the system refuses, nothing but memory is lost.
-  if (first < last) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
+  if (first >= last) return;
+  ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
+  if (!from_cache_too) return;
+  const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return;
+  ::posix_fadvise(fd, static_cast<off_t>(first), static_cast<off_t>(last - first), POSIX_FADV_DONTNEED);
+  ::close(fd);
 }
 
 }  // namespace patchbay

@@ -23,9 +23,13 @@ class MappedFile {
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
+  // Asks for `part` of bytes() to be read soon, without waiting: pages that come by being touched come 128 kB at a time
+  // (150 MB/s from a disk that gave 1.1 GB/s).
+  void prefetch(std::span<const std::byte> part) const;
+
   // Gives back the memory of the pages that lie wholly in `part`, a part of bytes(). They are read from the file again
-  // on use.
-  void release(std::span<const std::byte> part) const;
+  // on use: from the system's cache, or from the disk if they are to leave that too.
+  void release(std::span<const std::byte> part, bool from_cache_too = false) const;
 
  private:
   MappedFile(std::filesystem::path path, const std::byte* data, size_t size)

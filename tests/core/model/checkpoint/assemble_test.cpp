@@ -199,6 +199,29 @@ TEST(Assemble, bytes_are_handed_out_only_where_they_lie_as_asked) {
   EXPECT_EQ(quantised.slice(0, 1, 1)->slice(1, 16, 32)->raw(), std::nullopt);
 }
 
+TEST(Assemble, extent_is_what_lies_together_in_whichever_order_it_is_read) {
+  const auto w = numbered({2, 4, 3});
+  const auto place = [&w](const moe::Result<TensorSource>& s) {
+    const auto e = s->extent();
+    return std::pair(e.empty() ? -1 : e.data() - w->info.data, e.size());
+  };
+  const TensorSource s = *TensorSource::plain(w->info);
+  EXPECT_EQ(place(s), std::pair(0L, size_t{96}));
+  EXPECT_EQ(place(s.select(1)), std::pair(48L, size_t{48}));
+  EXPECT_EQ(place(s.select(1)->transposed()), std::pair(48L, size_t{48}));
+  EXPECT_EQ(place(s.select(1)->slice(0, 2, 2)), std::pair(72L, size_t{24})) << "the second half";
+  EXPECT_EQ(place(s.select(1)->slice(0, 0, 2, 2)), std::pair(-1L, size_t{0})) << "every other row";
+  EXPECT_EQ(place(s.select(0)->slice(0, 1, 0)), std::pair(-1L, size_t{0})) << "nothing";
+  const Owned q("q", "q8_0", {2, 64}, random_bytes(size_t{4} * 34, 5));
+  EXPECT_EQ(TensorSource::plain(q.info)->slice(0, 1, 1)->extent().data(), q.bytes.data() + 68);
+  EXPECT_EQ(TensorSource::plain(q.info)->slice(0, 1, 1)->extent().size(), 68U);
+  const Owned blocks("b", "u8", {3, 4, 2, 16}, random_bytes(384, 7));
+  const Owned scales("s", "u8", {3, 4, 2}, random_bytes(24, 8));
+  const auto pair = TensorSource::mxfp4(blocks.info, scales.info)->select(2);
+  EXPECT_EQ(pair->extent().data(), blocks.bytes.data() + 256);
+  EXPECT_EQ(pair->extent().size(), 128U);
+}
+
 TEST(Assemble, narrow_rows_are_the_values_rounded) {
   const Owned w("w", "bf16", {300, 33}, random_bytes(size_t{300} * 66, 6, 128));
   const TensorSource s = *TensorSource::plain(w.info);

@@ -365,9 +365,27 @@ TEST(OpenCheckpoint, released_tensor_reads_the_same_bytes_again) {
   const auto r = open_checkpoint(dir.write("m.safetensors", safetensors(header, 100000)));
   ASSERT_TRUE(r.ok()) << r.error().message;
   const TensorInfo* a = (*r)->find("a");
-  (*r)->release(*a);
-  (*r)->release(TensorInfo{"x", "u8", {}, reinterpret_cast<const std::byte*>(header.data()), 4});
+  (*r)->prefetch({a->data, a->bytes});
+  (*r)->release({a->data, a->bytes});
+  const auto* strange = reinterpret_cast<const std::byte*>(header.data());
+  (*r)->prefetch({strange, 4});
+  (*r)->release({strange, 4});
   for (size_t i = 0; i < a->bytes; ++i) ASSERT_EQ(a->data[i], std::byte{1});
+}
+
+TEST(MappedFile, reads_the_same_bytes_after_they_have_left_the_systems_cache) {
+  const TempDir dir;
+  const std::string text = std::string(50000, 'a') + std::string(50000, 'b');
+  const auto file = MappedFile::open(dir.write("f", text));
+  ASSERT_TRUE(file.ok()) << file.error().message;
+  const auto bytes = file->bytes();
+  const auto equal = [&] { return std::memcmp(bytes.data(), text.data(), text.size()) == 0; };
+  EXPECT_TRUE(equal());
+  for (const auto& part : {bytes, bytes.subspan(1, 60000), bytes.subspan(4095, 2), bytes.first(0)}) {
+    file->prefetch(part);
+    file->release(part, true);
+    EXPECT_TRUE(equal());
+  }
 }
 
 }  // namespace
