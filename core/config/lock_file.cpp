@@ -25,7 +25,9 @@ moe::Result<PluginLock> read_lock(const TomlNode& document, const fs::path& file
     l.version = table.text("version");
     MOE_TRY(table.finish());
     const bool hex = l.sha256.size() == 64 && l.sha256.find_first_not_of("0123456789abcdef") == std::string::npos;
-    if (!hex) return moe::invalid(fmt::format("{}: library.sha256: expected 64 hexadecimal digits, got \"{}\"", node->where(), l.sha256));
+    if (!hex)
+      return moe::invalid(
+          fmt::format("{}: library.sha256: expected 64 hexadecimal digits, got \"{}\"", node->where(), l.sha256));
     if (l.path.is_relative()) l.path = file.parent_path() / l.path;
     l.path = l.path.lexically_normal();
     libraries.push_back(std::move(l));
@@ -58,20 +60,24 @@ moe::Result<PluginLock> lock_from_text(std::string_view text, const fs::path& fi
 moe::Result<PluginLock> read_lock_file(const fs::path& file) {
   std::error_code ec;
   if (!fs::exists(file, ec)) {
-    return moe::not_found(fmt::format("{}: expected the lock file that plugins.lock names, got none (`patchbay plugins lock` writes it)", file.string()));
+    return moe::not_found(
+        fmt::format("{}: expected the lock file that plugins.lock names, got none (`patchbay plugins lock` writes it)",
+                    file.string()));
   }
   MOE_ASSIGN(const TomlNode document, parse_toml_file(file));
   return read_lock(document, file);
 }
 
 moe::Status write_lock_file(const fs::path& file, const std::vector<LockedLibrary>& libraries) {
-  std::string text = "# Written by `patchbay plugins lock`: the plugin libraries that may be loaded, by what is in them.\n";
+  std::string text =
+      "# Written by `patchbay plugins lock`: the plugin libraries that may be loaded, by what is in them.\n";
   const fs::path folder = file.parent_path();
   for (const auto& l : libraries) {
     const fs::path relative = l.path.lexically_relative(folder);
     const bool below = !relative.empty() && *relative.begin() != "..";
-    text += fmt::format("\n[[library]]\npath = {}\nsha256 = \"{}\"\nname = {}\nversion = {}\n", toml_string((below ? relative : l.path).string()), l.sha256,
-                        toml_string(l.name), toml_string(l.version));
+    text += fmt::format("\n[[library]]\npath = {}\nsha256 = \"{}\"\nname = {}\nversion = {}\n",
+                        toml_string((below ? relative : l.path).string()), l.sha256, toml_string(l.name),
+                        toml_string(l.version));
   }
   const fs::path temporary = file.string() + fmt::format(".{}", getpid());
   {

@@ -15,7 +15,7 @@ std::string sha256_of(const std::filesystem::path& file);
 struct LockedLibrary {
   std::filesystem::path path;  // where it was when it was locked
   std::string sha256;
-  std::string name;     // for people: of its manifest
+  std::string name;  // for people: of its manifest
   std::string version;
 };
 
@@ -25,8 +25,8 @@ class PluginLock {
   PluginLock(std::filesystem::path file, std::vector<LockedLibrary> libraries)
       : file_(std::move(file)), libraries_(std::move(libraries)) {}
 
-  // Whether a library of this content may be loaded: it is in the list, wherever it lies. MOE_PERMISSION_DENIED: it is not, or has changed
-  // since.
+  // Whether a library of this content may be loaded: it is in the list, wherever it lies. MOE_PERMISSION_DENIED: it is
+  // not, or has changed since.
   [[nodiscard]] moe::Status check(const std::filesystem::path& library, const std::string& sha256) const;
   [[nodiscard]] const std::vector<LockedLibrary>& libraries() const { return libraries_; }
 

@@ -4,7 +4,6 @@
 
 #include <charconv>
 
-#include "core/plugin/elf.hpp"
 #include "moe/abi/plugin.h"
 
 namespace patchbay {
@@ -65,15 +64,17 @@ moe::Result<Manifest> parse_manifest(std::string_view text) {
   return out;
 }
 
-moe::Result<Manifest> read_manifest(const std::filesystem::path& library) {
-  MOE_ASSIGN(const ElfFile file, ElfFile::read(library));
+moe::Result<Manifest> manifest_of(const ElfFile& file) {
   const auto notes = file.notes(MOE_NOTE_OWNER, MOE_NOTE_MANIFEST);
   if (notes.empty())
-    return moe::not_found(
-        fmt::format("{}: manifest: expected a note of owner \"{}\", got none", library.string(), MOE_NOTE_OWNER));
-  if (notes.size() > 1)
-    return invalid(fmt::format("{}: manifest: expected one, got {}", library.string(), notes.size()));
-  auto manifest = parse_manifest(notes.front());
+    return moe::not_found(fmt::format("manifest: expected a note of owner \"{}\", got none", MOE_NOTE_OWNER));
+  if (notes.size() > 1) return invalid(fmt::format("manifest: expected one, got {}", notes.size()));
+  return parse_manifest(notes.front());
+}
+
+moe::Result<Manifest> read_manifest(const std::filesystem::path& library) {
+  MOE_ASSIGN(const ElfFile file, ElfFile::read(library));
+  auto manifest = manifest_of(file);
   if (!manifest.ok()) return manifest.error().in(library.string());
   return manifest;
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/plugin/elf.hpp"
 #include "moe/sdk/result.hpp"
 
 namespace patchbay {
@@ -30,6 +31,9 @@ struct Manifest {
 // No code of the library runs. MOE_NOT_FOUND: it has no manifest; MOE_INVALID_ARGUMENT: it is no ELF library, or the
 // manifest is broken.
 moe::Result<Manifest> read_manifest(const std::filesystem::path& library);
+
+// The same of a library that has been parsed.
+moe::Result<Manifest> manifest_of(const ElfFile& file);
 
 // The same from the note's text: lines "key: value".
 moe::Result<Manifest> parse_manifest(std::string_view text);

@@ -39,6 +39,16 @@ TEST(Manifest, says_what_is_wrong_with_it) {
   EXPECT_FALSE(parse_manifest(good + "component: moe.router/1\n").ok());
 }
 
+// A dozen segments over the same notes are refused, so that no file costs more than its size.
+TEST(Elf, notes_that_overlap_are_refused) {
+  const auto wrong = ElfFile::read(PATCHBAY_SOURCE_DIR "/tests/data/corpus/manifest/overlapping_segments");
+  ASSERT_FALSE(wrong.ok());
+  EXPECT_NE(wrong.error().message.find("that do not overlap"), std::string::npos) << wrong.error().message;
+  const auto whole = read_manifest(PATCHBAY_SOURCE_DIR "/tests/data/corpus/manifest/whole");
+  ASSERT_TRUE(whole.ok()) << whole.error().message;
+  EXPECT_EQ(whole->components.at(0).name, "topk");
+}
+
 TEST(Elf, a_library_cut_off_anywhere_is_refused_or_read) {
   const ScratchDir dir;
   const std::string whole = read_text(kTopk);

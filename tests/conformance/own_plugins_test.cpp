@@ -49,6 +49,41 @@ TEST(Check, says_what_passed_in_json) {
   EXPECT_EQ(doc->at("results")[0].at("component"), "topk");
 }
 
+// Every operation of the ABI, by its name in the header.
+std::vector<std::string> operations() {
+  const std::string text = read_text(PATCHBAY_SOURCE_DIR "/sdk/include/moe/abi/ops.h");
+  const std::string before = "\"moe.op.";
+  std::vector<std::string> all;
+  for (size_t at = text.find(before); at != std::string::npos; at = text.find(before, at + 1)) {
+    const size_t begin = at + before.size();
+    all.push_back(text.substr(begin, text.find('/', begin) - begin));
+  }
+  return all;
+}
+
+TEST(Check, perf_gives_the_share_of_the_measured_ceiling_for_every_operation_of_a_backend) {
+  const ProgramResult result = run_program({"plugins", "check", PATCHBAY_BINARY_DIR "/lib/patchbay/plugins/cpu.so",
+                                            "--perf", "--json", "--only", "declares_itself"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto doc = parse_json(result.out);
+  ASSERT_TRUE(doc.ok()) << result.out;
+  const nlohmann::json& perf = doc->at("perf").at(0).at("report");
+  EXPECT_NE(perf.at("ceilings").get<std::string>().find("memory reads"), std::string::npos) << perf.dump();
+  std::map<std::string, int> measured;
+  for (const auto& row : perf.at("rows")) {
+    const auto what = row.at("what").get<std::string>();
+    ++measured[what.substr(0, what.find(':'))];
+    EXPECT_GT(row.at("us").get<double>(), 0) << what;
+    EXPECT_GT(row.at("gb_per_second").get<double>(), 0) << what;
+    EXPECT_NE(row.at("implementation"), "") << what;
+    ASSERT_TRUE(row.at("share").is_number()) << what;
+    EXPECT_GT(row.at("share").get<double>(), 0) << what;
+  }
+  const auto all = operations();
+  EXPECT_GE(all.size(), 16U);
+  for (const auto& op : all) EXPECT_TRUE(measured.contains(op)) << op;
+}
+
 TEST(Check, a_missing_library_is_named) {
   expect_one_clear_error(run_program({"plugins", "check", "/nowhere/x.so"}), {"/nowhere/x.so"});
 }

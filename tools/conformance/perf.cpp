@@ -24,17 +24,19 @@ struct Ceilings {
   std::string text;
 };
 
-// Median of at least 5 calls and 0.2 s, after one that does not count.
+// Median of at least 0.2 s and, within 2 s, 5 calls, after one that does not count.
 template <typename F>
 moe::Result<double> median_seconds(F&& call) {
   MOE_TRY(call());
   std::vector<double> all;
-  const double end = bench::now() + 0.2;
-  while (all.size() < 5 || (bench::now() < end && all.size() < 1000)) {
-    const double start = bench::now();
+  const double begin = bench::now();
+  double end = begin;
+  do {
+    const double start = end;
     MOE_TRY(call());
-    all.push_back(bench::now() - start);
-  }
+    end = bench::now();
+    all.push_back(end - start);
+  } while (end < begin + (all.size() < 5 ? 2 : 0.2) && all.size() < 1000);
   std::nth_element(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(all.size() / 2), all.end());
   return all[all.size() / 2];
 }

@@ -221,13 +221,16 @@ int write_findings(const Findings& findings) {
 
 std::string perf_table(const std::string& title, const PerfReport& report) {
   std::string out = fmt::format("{}: {}\n", title, report.ceilings);
+  bool above = false;
   for (const auto& r : report.rows) {
     out += fmt::format("  {:<52} {:<14} {:>10.1f} us", r.what, r.implementation, r.us);
     if (r.gbps > 0)
       out += fmt::format(" {:>8.1f} GB/s {:>9.0f} GFLOP/s  {}", r.gbps, r.gflops,
                          r.share < 0 ? "-" : fmt::format("{:.0f} %", r.share * 100));
     out += "\n";
+    above = above || r.share > 1;
   }
+  if (above) out += "  above 100 %: what it reads lies in the processor's caches, not in memory\n";
   return out;
 }
 

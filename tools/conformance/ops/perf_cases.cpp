@@ -164,6 +164,36 @@ PerfCase add() {
   return {"512 rows of 4096", b.build(n, kAnything), 0, 12.0 * n * d, 2.0 * n * d};
 }
 
+PerfCase gather() {
+  CaseBuilder<moe_gather_args> b(MOE_OP_GATHER, 1);
+  constexpr int64_t n = 512, m = 2048, d = 2048;
+  b.f32(b.args.x, {n, d}, false);
+  b.i32(b.args.rows, {m}, true, [](int64_t i) { return static_cast<int32_t>(i * 37 % n); });
+  b.output(b.args.out, {m, d});
+  return {"2048 of 512 rows of 2048", b.build(m, kAnything), 0, 4.0 * d * (n + m), 0};
+}
+
+PerfCase identity() {
+  CaseBuilder<moe_identity_args> b(MOE_OP_IDENTITY, 1);
+  constexpr int64_t n = 512, k = 8, d = 4096;
+  b.args.first = 12;
+  b.args.scale = 1;
+  b.f32(b.args.x, {n, d}, true);
+  b.i32(b.args.ids, {n, k}, true, [](int64_t i) { return static_cast<int32_t>(i % k + 8); });
+  b.f32(b.args.weights, {n, k}, true);
+  b.output(b.args.out, {n, d});
+  return {"512 rows of 4096, 4 of 8 experts", b.build(n, kAnything), 0, 12.0 * n * d, 2.0 * n * d};
+}
+
+PerfCase clamp() {
+  CaseBuilder<moe_clamp_args> b(MOE_OP_CLAMP, 1);
+  constexpr int64_t n = 512, d = 4096;
+  b.args.limit = 1;
+  b.f32(b.args.x, {n, d}, true);
+  b.output(b.args.out, {n, d});
+  return {"512 rows of 4096", b.build(n, kAnything), 0, 8.0 * n * d, 0};
+}
+
 PerfCase argmax() {
   CaseBuilder<moe_argmax_args> b(MOE_OP_ARGMAX, 1);
   constexpr int64_t n = 32, d = 151936;
@@ -207,6 +237,12 @@ PerfCase perf_case(size_t index) {
       return combine();
     case 14:
       return add();
+    case 15:
+      return gather();
+    case 16:
+      return identity();
+    case 17:
+      return clamp();
     default:
       return argmax();
   }

@@ -16,7 +16,7 @@ struct PerfCase {
 };
 
 // Made one at a time: some hold a hundred megabytes.
-constexpr size_t kPerfCases = 16;
+constexpr size_t kPerfCases = 19;
 PerfCase perf_case(size_t index);
 
 }  // namespace patchbay::conformance
