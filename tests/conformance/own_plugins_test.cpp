@@ -31,6 +31,22 @@ TEST_P(OwnPlugin, passes_the_conformance_kit) {
   EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
 }
 
+class OwnRouter : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(OwnRouter, with_weights_or_a_state_of_its_own_decides_as_its_formula) {
+  const ProgramResult result = run_program(
+      {"plugins", "check", PATCHBAY_BINARY_DIR "/lib/patchbay/plugins/router_" + std::string(GetParam()) + ".so",
+       "--json", "--golden", PATCHBAY_SOURCE_DIR "/tests/data/routers/levels.json", "--only",
+       "matches_its_golden_vectors"});
+  EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
+  const auto doc = parse_json(result.out);
+  ASSERT_TRUE(doc.ok()) << result.out;
+  EXPECT_EQ(doc->at("passed"), 1) << result.out;
+}
+
+INSTANTIATE_TEST_SUITE_P(Conformance, OwnRouter, ::testing::Values("attention", "context", "cosine", "hash", "top_any"),
+                         [](const auto& test) { return std::string(test.param); });
+
 INSTANTIATE_TEST_SUITE_P(Conformance, OwnPlugin, ::testing::ValuesIn(built_plugins()),
                          [](const auto& test) { return test.param; });
 

@@ -39,6 +39,9 @@ struct Case {
 constexpr const char* kInputsRouter = "router={plugin=\"inputs\"}";  // fails what is not given as promised
 constexpr const char* kContextRouter = "router={plugin=\"context\", mix=0.5, window=24}";
 
+// The same with trained weights, and fewer positions than the requests have.
+constexpr const char* kAttentionRouter = "router.window=24";
+
 class Invariance : public ::testing::TestWithParam<Case> {
  protected:
   static constexpr int32_t kOthers = 32;
@@ -131,13 +134,16 @@ INSTANTIATE_TEST_SUITE_P(Models, Invariance,
                          ::testing::Values(Case{"deepseek_v3", 0.0}, Case{"deepseek_v3", 1.0}, Case{"gpt_oss", 0.0},
                                            Case{"gpt_oss", 1.0}, Case{"mixtral", 0.0}, Case{"mixtral", 1.0},
                                            Case{"mixtral", 0.0, kContextRouter}, Case{"mixtral", 0.0, kInputsRouter},
-                                           Case{"deepseek_v3", 1.0, kContextRouter}),
+                                           Case{"deepseek_v3", 1.0, kContextRouter},
+                                           Case{"reasoner_attention", 0.0, kAttentionRouter},
+                                           Case{"reasoner_attention", 1.0}, Case{"reasoner_dynamic", 0.0}),
                          [](const auto& test) {
                            return std::string(test.param.fixture) +
                                   (test.param.temperature > 0 ? "_sampled" : "_greedy") +
-                                  (test.param.set == kContextRouter  ? "_context_router"
-                                   : test.param.set == kInputsRouter ? "_inputs_router"
-                                                                     : "");
+                                  (test.param.set == kContextRouter     ? "_context_router"
+                                   : test.param.set == kInputsRouter    ? "_inputs_router"
+                                   : test.param.set == kAttentionRouter ? "_short_window"
+                                                                        : "");
                          });
 
 TEST(ContextRouter, chooses_otherwise_than_without_a_past) {

@@ -1,4 +1,4 @@
-// The tiny checkpoints of tests/golden and what the reference implementation made of them.
+// The tiny checkpoints of tests/golden and tests/data/models, and what the reference implementation made of them.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,7 +17,9 @@
 namespace patchbay::e2e {
 
 inline std::filesystem::path fixture_dir(const std::string& name) {
-  return std::filesystem::path(PATCHBAY_SOURCE_DIR) / "tests/golden" / name;
+  const std::filesystem::path golden = std::filesystem::path(PATCHBAY_SOURCE_DIR) / "tests/golden" / name;
+  if (std::filesystem::exists(golden)) return golden;
+  return std::filesystem::path(PATCHBAY_SOURCE_DIR) / "tests/data/models" / name;
 }
 
 inline nlohmann::json json_file(const std::filesystem::path& path) {
@@ -97,9 +99,12 @@ inline LogitsRun run_logits(const std::filesystem::path& model, const nlohmann::
 
 using Route = std::map<int64_t, double>;  // expert to weight
 
+// Without what a dynamic router left out, which weighs 0.
 inline Route route_of(const nlohmann::json& ids, const nlohmann::json& weights) {
   Route route;
-  for (size_t j = 0; j < ids.size(); ++j) route[static_cast<int64_t>(ids[j].get<double>())] = weights[j].get<double>();
+  for (size_t j = 0; j < ids.size(); ++j) {
+    if (weights[j].get<double>() != 0) route[static_cast<int64_t>(ids[j].get<double>())] = weights[j].get<double>();
+  }
   return route;
 }
 

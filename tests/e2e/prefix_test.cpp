@@ -109,11 +109,12 @@ TEST_P(Prefix, in_a_cache_that_is_too_small_pages_are_given_up_and_tokens_stay_t
   EXPECT_EQ(engine->stats().cache_pages_used, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Models, Prefix,
-    ::testing::Values(Case{"latents", "deepseek_v3", {}}, Case{"windows", "gpt_oss", {}},
-                      Case{"router_with_context", "mixtral", {R"(router={plugin="context", k=2})"}}),
-    [](const auto& test) { return std::string(test.param.name); });
+INSTANTIATE_TEST_SUITE_P(Models, Prefix,
+                         ::testing::Values(Case{"latents", "deepseek_v3", {}}, Case{"windows", "gpt_oss", {}},
+                                           Case{
+                                               "router_with_context", "mixtral", {R"(router={plugin="context", k=2})"}},
+                                           Case{"trained_router_with_context", "reasoner_attention", {}}),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace patchbay::e2e

@@ -59,10 +59,8 @@ def views(model):
 
 
 def stored(name, x):
-    """Matrices in bf16; what a router selects by stays f32, and a table of ids integers."""
-    if x.dtype == torch.int64:
-        return x.to(torch.int32)
-    return x if name.endswith("_bias") else x.to(torch.bfloat16)
+    """Matrices in bf16; what a router selects by (a bias, a table of ids) stays exact, in f32."""
+    return x.float() if name.endswith(("_bias", "token_experts")) else x.to(torch.bfloat16)
 
 
 def load(model, directory):

@@ -6,8 +6,6 @@ namespace {
 
 namespace opt = moe::route_option;
 
-// SparseMixer masks by its own rule and knows no groups.
-constexpr const char* kScores[] = {"softmax", "sigmoid", "sqrt_softplus", "softmax_chosen", nullptr};
 constexpr const char* kGroupScores[] = {"max", "top2_sum", nullptr};
 constexpr const char* kFills[] = {"zero", "minus_infinity", nullptr};
 
@@ -29,7 +27,7 @@ class Grouped : public moe::OpRouter {
           "What the selection score becomes outside the kept groups: zero (Hugging Face's DeepSeek-V3, where it can "
           "still win over negative scores), minus_infinity (DeepSeek's own code).",
           opt::kFlags),
-      moe::choice_option("score", "sigmoid", kScores, "How logits become scores.", opt::kFlags),
+      moe::choice_option("score", "sigmoid", opt::kPlainScores, "How logits become scores.", opt::kFlags),
       opt::kBias,
       opt::kRenorm,
       opt::kRenormEps,
@@ -42,7 +40,7 @@ class Grouped : public moe::OpRouter {
   };
 
   moe::Status setup(const moe::RouterConfig&, const moe::Options& options, moe_route_op_args& args) override {
-    args.score = MOE_SCORE_SOFTMAX + options.choice("score", kScores);
+    args.score = MOE_SCORE_SOFTMAX + options.choice("score", opt::kPlainScores);
     args.group_score = MOE_GROUP_MAX + options.choice("group_score", kGroupScores);
     args.fill = MOE_FILL_ZERO + options.choice("fill", kFills);
     MOE_TRY(moe::set_groups(options, args));

@@ -143,6 +143,10 @@ def fewer_by_top_p(l, b, k, k_min, threshold):
     return i[:n], s[i[:n]] / s[i[:n]].sum(), s
 
 
+def scaled(row, scale):
+    return row[0], row[1] * scale, row[2]
+
+
 def two_gates(l, b, k, groups, top_groups):
     of_group = softmax(l[:groups])
     inside = softmax(l[groups:].reshape(groups, -1))
@@ -283,6 +287,11 @@ def grouped_ties(l, b, k):
 
 
 add("differ6_ties_of_groups", "grouped", {"k": 5, "score": "softmax", "groups": 4, "top_groups": 2, "group_score": "max"}, grouped_ties, 5, 16, **ties)
+
+# The router whose k is dynamic by default, and does the same as the option of the others.
+by_p = {"k": 6, "by": "top_p", "threshold": 0.7, "scale": 2.5}
+add("dynamic_top_p", "dynamic", by_p, lambda *a, **kw: scaled(fewer_by_top_p(*a, **kw), 2.5), 6, 16, k_min=1, threshold=0.7, n_tokens=12)
+add("dynamic_ratio", "dynamic", {"k": 6, "by": "ratio", "threshold": 0.3, "k_min": 2}, fewer_by_ratio, 6, 16, k_min=2, threshold=0.3, n_tokens=12)
 
 lines = ",\n".join(json.dumps(c) for c in cases)
 pathlib.Path(__file__).with_name("golden.json").write_text("[\n" + lines + "\n]\n")

@@ -109,6 +109,57 @@ def relu():
     return case("relu", "relu", {"k": k}, E, d, {}, logits, np.zeros((n, d)), decide)
 
 
+def attention(window):
+    """q, k, v = the gate's last rows; c = softmax(q . k_p / sqrt(d)) v_p over the window; l' = l + W_c c; sigmoid, bias, k best."""
+    E, d, n, k, C = 12, 8, 24, 3, 4
+    l = f32(rng.normal(size=(n, E + 3 * C)) * 2)
+    W, b = f32(rng.normal(size=(E, C))), f32(rng.normal(size=E) * 0.1)
+    q, keys, values = (l[:, E + i * C : E + (i + 1) * C] for i in range(3))
+
+    def decide(t):
+        past = slice(max(0, t - window + 1), t + 1)
+        c = softmax(keys[past] @ q[t] / np.sqrt(C)) @ values[past]
+        s = 1 / (1 + np.exp(-(l[t, :E] + W @ c)))
+        i = best(s + b, k)
+        return i, s[i] / s[i].sum() * 2.5
+
+    return case("attention" if window > 1 else "attention_alone", "attention", {"k": k, "state": C, "window": window, "bias": True, "scale": 2.5}, E, d,
+                {"context": W, "bias": b}, l, np.zeros((n, d)), decide, tolerance=2e-5)
+
+
+def mixed(x):
+    """splitmix64"""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def hash_layer(trained):
+    """The k experts of the token's id, best first by the gate's sigmoid; made: the start of a shuffle of its own for each id."""
+    E, d, n, k, V, layer, seed = 16, 8, 32, 4, 50, 3, 11
+    l = f32(rng.normal(size=(n, E)) * 2)
+    s = 1 / (1 + np.exp(-l))
+    table = np.stack([rng.permutation(E)[:k] for _ in range(V)])
+    if not trained:
+        for token in range(V):
+            order, x = list(range(E)), mixed((mixed(seed) + layer) % 2**64) ^ mixed(token)
+            for j in range(k):
+                x = mixed(x)
+                at = j + x % (E - j)
+                order[j], order[at] = order[at], order[j]
+            table[token] = order[:k]
+    tokens = rng.integers(0, V, n)
+
+    def decide(t):
+        i = sorted(table[tokens[t]], key=lambda e: (-s[t][e], e))
+        return i, s[t][i] / s[t][i].sum()
+
+    return case(f"hash_{'table' if trained else 'made'}", "hash", {"k": k, "table": True} if trained else {"k": k, "seed": seed}, E, d,
+                {"table": table} if trained else {}, l, np.zeros((n, d)), decide, n_vocab=V, layer=layer, token_ids=[int(x) for x in tokens])
+
+
 cases = [top_any(True), top_any(False), cosine(True), cosine(False), context(), relu()]
+cases += [attention(6), attention(1), hash_layer(True), hash_layer(False)]
 text = "[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n"
 pathlib.Path(__file__).with_name("levels.json").write_text(text)

@@ -270,4 +270,23 @@ INSTANTIATE_TEST_SUITE_P(
                             "k: expected at most 8 (the experts of 2 groups), got 9"}),
     [](const auto& each) { return each.param.name; });
 
+TEST(Hash, table_of_a_checkpoint_names_different_experts_of_the_layer) {
+  test::Compute compute("reference");
+  auto config = layer(4);
+  config.n_vocab = 2;
+  const Options options = {number("k", 2), on("table")};
+  const auto open = [&](const std::vector<float>& table) {
+    return test::TestRouter::create(compute, "hash", config, options, table);
+  };
+  EXPECT_TRUE(open({0, 3, 2, 1}).ok());
+  for (const auto& [table, message] :
+       {std::pair{std::vector<float>{0, 1, 2, 4}, "table: token 1: expected an expert's id below 4, got 4.000000"},
+        std::pair{std::vector<float>{0, 1.5, 2, 3}, "table: token 0: expected an expert's id below 4, got 1.500000"},
+        std::pair{std::vector<float>{0, 1, 3, 3}, "table: token 1: expected different experts, got 3 twice"}}) {
+    const auto router = open(table);
+    ASSERT_FALSE(router.ok());
+    EXPECT_NE(router.error().message.find(message), std::string::npos) << router.error().message;
+  }
+}
+
 }  // namespace

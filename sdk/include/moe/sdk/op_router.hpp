@@ -26,6 +26,8 @@ inline constexpr uint32_t kFlags = MOE_OPTION_PER_LAYER;
 
 inline constexpr const char* kScores[] = {"softmax",        "sigmoid",      "sqrt_softplus",
                                           "softmax_chosen", "sparse_mixer", nullptr};
+// Those that are a number for each expert: SparseMixer masks by its own rule and knows neither groups nor tables.
+inline constexpr const char* kPlainScores[] = {"softmax", "sigmoid", "sqrt_softplus", "softmax_chosen", nullptr};
 inline constexpr const char* kRenorms[] = {"auto", "none", "sum", "clamp", nullptr};
 inline constexpr const char* kDynamics[] = {"none", "ratio", "top_p", nullptr};
 inline constexpr const char* kWeightOns[] = {"output", "input", nullptr};
@@ -59,58 +61,111 @@ inline constexpr moe_option kKMin =
 
 }  // namespace route_option
 
+// The options above as the arguments of a `route` operation, for one layer.
+class RouteSettings {
+ public:
+  // The fields that do not depend on the class; its own setup comes between begin and finish. score is
+  // MOE_SCORE_SOFTMAX until it says otherwise.
+  Status begin(const RouterConfig& config, const Options& options) {
+    args = op_args<moe_route_op_args>();
+    const int64_t n_experts = config.n_experts + config.n_zero_experts;
+    if (n_experts < 1 || n_experts > std::numeric_limits<int32_t>::max()) {
+      return unfit("n_experts", "at least 1 expert in the layer", n_experts);
+    }
+    args.n_experts = static_cast<int32_t>(n_experts);
+    const int64_t k = options.integer("k");
+    if (k > n_experts) return unfit("k", "at most " + std::to_string(n_experts) + " (the layer's experts)", k);
+    args.top_k = static_cast<int32_t>(k);
+    args.score = MOE_SCORE_SOFTMAX;
+    args.renorm_eps = static_cast<float>(options.number("renorm_eps"));
+    args.scale = static_cast<float>(options.number("scale"));
+    args.logit_cap = static_cast<float>(options.number("logit_cap"));
+    args.dynamic = options.choice("dynamic", route_option::kDynamics);
+    args.threshold = static_cast<float>(options.number("threshold"));
+    args.k_min = static_cast<int32_t>(options.integer("k_min"));
+    has_bias = options.flag("bias");
+    return {};
+  }
+  // `auto_renorm`: what renorm = "auto" means for these arguments.
+  Status finish(const Options& options, int32_t auto_renorm) {
+    const int renorm = options.choice("renorm", route_option::kRenorms);
+    args.renorm = renorm == 0 ? auto_renorm : renorm - 1;
+    if (args.dynamic != MOE_DYNAMIC_NONE && args.k_min > args.top_k) {
+      return unfit("k_min", "at most " + std::to_string(args.top_k) + " (k)", args.k_min);
+    }
+    // SparseMixer's rounds leave no score by which a bias or a dynamic k could choose.
+    if (args.score != MOE_SCORE_SPARSE_MIXER) return {};
+    if (has_bias) return unfit("bias", "false with score = \"sparse_mixer\"", "true");
+    if (args.dynamic != MOE_DYNAMIC_NONE) {
+      return unfit("dynamic", "\"none\" with score = \"sparse_mixer\"", route_option::kDynamics[args.dynamic]);
+    }
+    return {};
+  }
+  // By the score alone: sum, unless it gives weights already.
+  [[nodiscard]] int32_t auto_renorm() const {
+    const bool final_weights = args.score == MOE_SCORE_SOFTMAX_CHOSEN || args.score == MOE_SCORE_SPARSE_MIXER;
+    return final_weights ? MOE_RENORM_NONE : MOE_RENORM_SUM;
+  }
+  // What a token's weights add up to; 0: that varies.
+  [[nodiscard]] float weights_sum() const {
+    const bool softmax_of_all = args.score == MOE_SCORE_SOFTMAX_CHOSEN && args.dynamic == MOE_DYNAMIC_NONE;
+    const bool normalised = args.renorm != MOE_RENORM_NONE && args.renorm_eps <= 1e-12F;
+    return softmax_of_all || normalised ? args.scale : 0.0F;
+  }
+  [[nodiscard]] int64_t n_logits() const {
+    return args.n_experts + (args.score == MOE_SCORE_GROUP_GATE ? args.n_groups : 0);
+  }
+
+  moe_route_op_args args{};  // everything that is the same in each call
+  bool has_bias = false;
+};
+
 class OpRouter : public Router {
  public:
   // Reads the class's own options into `args`, whose common fields are set: score is MOE_SCORE_SOFTMAX until it says
   // otherwise.
   virtual Status setup(const RouterConfig& config, const Options& options, moe_route_op_args& args) = 0;
   // What renorm = "auto" means; asked after setup.
-  [[nodiscard]] virtual int32_t auto_renorm(const moe_route_op_args& args) const {
-    const bool final_weights = args.score == MOE_SCORE_SOFTMAX_CHOSEN || args.score == MOE_SCORE_SPARSE_MIXER;
-    return final_weights ? MOE_RENORM_NONE : MOE_RENORM_SUM;
-  }
+  [[nodiscard]] virtual int32_t auto_renorm(const moe_route_op_args&) const { return settings_.auto_renorm(); }
 
   Status configure(const RouterConfig& config, const Options& options) final {
-    args_ = op_args<moe_route_op_args>();
-    MOE_TRY(set_common(config, options));
-    MOE_TRY(setup(config, options, args_));
-    const int renorm = options.choice("renorm", route_option::kRenorms);
-    args_.renorm = renorm == 0 ? auto_renorm(args_) : renorm - 1;
-    has_bias_ = options.flag("bias");
-    bias_spec_ = weight_spec("bias", 1, args_.n_experts, 1, MOE_PLACE_DEVICE);
-    return check_sparse_mixer();
+    MOE_TRY(settings_.begin(config, options));
+    MOE_TRY(setup(config, options, settings_.args));
+    MOE_TRY(settings_.finish(options, auto_renorm(settings_.args)));
+    weight_on_ = options.choice("weight_on", route_option::kWeightOns);
+    bias_spec_ = weight_spec("bias", 1, settings_.args.n_experts, 1, MOE_PLACE_DEVICE);
+    return {};
   }
 
   moe_router_spec describe() final {
     auto spec = make<moe_router_spec>();
     spec.weights = &bias_spec_;
-    spec.n_weights = has_bias_ ? 1 : 0;
-    spec.n_logits = n_logits();
-    spec.k_max = args_.top_k;
+    spec.n_weights = settings_.has_bias ? 1 : 0;
+    spec.n_logits = settings_.n_logits();
+    spec.k_max = settings_.args.top_k;
     spec.weight_on = weight_on_;
-    spec.dynamic = args_.dynamic == MOE_DYNAMIC_NONE ? 0 : 1;
-    const bool softmax_of_all = args_.score == MOE_SCORE_SOFTMAX_CHOSEN && args_.dynamic == MOE_DYNAMIC_NONE;
-    const bool normalised = args_.renorm != MOE_RENORM_NONE && args_.renorm_eps <= 1e-12F;
-    if (softmax_of_all || normalised) spec.weights_sum = args_.scale;
+    spec.dynamic = settings_.args.dynamic == MOE_DYNAMIC_NONE ? 0 : 1;
+    spec.weights_sum = settings_.weights_sum();
     return spec;
   }
 
   Result<uint64_t> prepare(const moe_compute& compute, std::span<const moe_bound_weight> weights,
                            int64_t max_tokens) final {
-    args_.bias = absent();
-    if (has_bias_) args_.bias = tensor(weights[0].plain, {args_.n_experts}, compute.device);
-    moe_route_op_args largest = args_;
-    largest.logits = tensor(nullptr, MOE_F32, {max_tokens, n_logits()}, compute.device);
-    largest.ids = tensor(nullptr, MOE_I32, {max_tokens, args_.top_k}, compute.device);
-    largest.weights = tensor(nullptr, MOE_F32, {max_tokens, args_.top_k}, compute.device);
-    if (args_.dynamic != MOE_DYNAMIC_NONE) largest.count = tensor(nullptr, MOE_I32, {max_tokens}, compute.device);
+    moe_route_op_args& args = settings_.args;
+    args.bias = absent();
+    if (settings_.has_bias) args.bias = tensor(weights[0].plain, {args.n_experts}, compute.device);
+    moe_route_op_args largest = args;
+    largest.logits = tensor(nullptr, MOE_F32, {max_tokens, settings_.n_logits()}, compute.device);
+    largest.ids = tensor(nullptr, MOE_I32, {max_tokens, args.top_k}, compute.device);
+    largest.weights = tensor(nullptr, MOE_F32, {max_tokens, args.top_k}, compute.device);
+    if (args.dynamic != MOE_DYNAMIC_NONE) largest.count = tensor(nullptr, MOE_I32, {max_tokens}, compute.device);
     MOE_ASSIGN(op_, Op::find(compute, MOE_OP_ROUTE, largest.header));
     return op_.workspace_bytes();
   }
 
   Status route(const moe_route_args& args) final {
     if (args.n_tokens == 0) return {};
-    moe_route_op_args call = args_;
+    moe_route_op_args call = settings_.args;
     call.logits = args.logits;
     call.ids = args.plan.ids;
     call.weights = args.plan.weights;
@@ -119,49 +174,9 @@ class OpRouter : public Router {
   }
 
  private:
-  Status set_common(const RouterConfig& config, const Options& options) {
-    const int64_t n_experts = config.n_experts + config.n_zero_experts;
-    if (n_experts < 1 || n_experts > std::numeric_limits<int32_t>::max()) {
-      return unfit("n_experts", "at least 1 expert in the layer", n_experts);
-    }
-    args_.n_experts = static_cast<int32_t>(n_experts);
-    const int64_t k = options.integer("k");
-    if (k > n_experts) return unfit("k", "at most " + std::to_string(n_experts) + " (the layer's experts)", k);
-    args_.top_k = static_cast<int32_t>(k);
-    args_.score = MOE_SCORE_SOFTMAX;
-    args_.renorm_eps = static_cast<float>(options.number("renorm_eps"));
-    args_.scale = static_cast<float>(options.number("scale"));
-    args_.logit_cap = static_cast<float>(options.number("logit_cap"));
-    weight_on_ = options.choice("weight_on", route_option::kWeightOns);
-    return set_dynamic(options);
-  }
-  Status set_dynamic(const Options& options) {
-    args_.dynamic = options.choice("dynamic", route_option::kDynamics);
-    args_.threshold = static_cast<float>(options.number("threshold"));
-    const int64_t k_min = options.integer("k_min");
-    if (args_.dynamic != MOE_DYNAMIC_NONE && k_min > args_.top_k) {
-      return unfit("k_min", "at most " + std::to_string(args_.top_k) + " (k)", k_min);
-    }
-    args_.k_min = static_cast<int32_t>(k_min);
-    return {};
-  }
-  // Its rounds leave no score by which a bias or a dynamic k could choose.
-  Status check_sparse_mixer() const {
-    if (args_.score != MOE_SCORE_SPARSE_MIXER) return {};
-    if (has_bias_) return unfit("bias", "false with score = \"sparse_mixer\"", "true");
-    if (args_.dynamic != MOE_DYNAMIC_NONE) {
-      return unfit("dynamic", "\"none\" with score = \"sparse_mixer\"", route_option::kDynamics[args_.dynamic]);
-    }
-    return {};
-  }
-  [[nodiscard]] int64_t n_logits() const {
-    return args_.n_experts + (args_.score == MOE_SCORE_GROUP_GATE ? args_.n_groups : 0);
-  }
-
-  moe_route_op_args args_{};  // everything that is the same in each call
+  RouteSettings settings_;
   moe_weight_spec bias_spec_{};
   int32_t weight_on_ = MOE_WEIGHT_ON_OUTPUT;
-  bool has_bias_ = false;
   Op op_;
 };
 
