@@ -60,12 +60,14 @@ struct SourceContext {
   static void done(void* context, int64_t group) {
     auto& self = *static_cast<SourceContext*>(context);
     for (const auto& part : self.set->groups[static_cast<size_t>(group)]) {
-      // A group that is a slice of a tensor gives back its share of the progress, and its bytes where they lie together.
+      // A group that is a slice of a tensor gives back its share of the progress, and its bytes where they lie
+      // together.
       const auto total = static_cast<double>(std::max<int64_t>(1, element_count(part.data().shape)));
       const double share = std::min(1.0, static_cast<double>(part.n_rows() * part.row_elements()) / total);
       *self.bytes_done += static_cast<uint64_t>(share * static_cast<double>(part.data().bytes));
       self.checkpoint->release(part.extent());
-      if (share > 0.99 && part.companion() != nullptr) self.checkpoint->release({part.companion()->data, part.companion()->bytes});
+      if (share > 0.99 && part.companion() != nullptr)
+        self.checkpoint->release({part.companion()->data, part.companion()->bytes});
     }
     if (*self.progress == nullptr) return;
     const std::lock_guard lock(self.mutex);
@@ -101,7 +103,8 @@ std::string WeightLoader::subject(const TensorInfo& tensor) const {
 }
 
 std::string WeightLoader::expand(const std::string& pattern, int64_t layer, int64_t expert) const {
-  const std::string name = pattern.starts_with(rename_.from) ? rename_.to + pattern.substr(rename_.from.size()) : pattern;
+  const std::string name =
+      pattern.starts_with(rename_.from) ? rename_.to + pattern.substr(rename_.from.size()) : pattern;
   return expand_tensor_name(name, layer, expert, static_cast<int64_t>(spec_.layers.size()));
 }
 
@@ -109,19 +112,22 @@ std::string expand_tensor_name(const std::string& pattern, int64_t layer, int64_
   std::string out = pattern;
   const std::pair<const char*, int64_t> names[] = {{"{layer}", layer}, {"{expert}", expert}, {"{n_layers}", n_layers}};
   for (const auto& [name, value] : names) {
-    for (size_t at = out.find(name); at != std::string::npos; at = out.find(name)) out.replace(at, std::string_view(name).size(), std::to_string(value));
+    for (size_t at = out.find(name); at != std::string::npos; at = out.find(name))
+      out.replace(at, std::string_view(name).size(), std::to_string(value));
   }
   return out;
 }
 
-std::string WeightLoader::scales_name(const TensorPattern& pattern, const std::string& tensor, int64_t layer, int64_t expert) const {
+std::string WeightLoader::scales_name(const TensorPattern& pattern, const std::string& tensor, int64_t layer,
+                                      int64_t expert) const {
   constexpr std::string_view kTensor = "{tensor}";
   const size_t at = pattern.scales.find(kTensor);
   if (at == std::string::npos) return expand(pattern.scales, layer, expert);
   return pattern.scales.substr(0, at) + tensor + pattern.scales.substr(at + kTensor.size());
 }
 
-std::vector<WeightLoader::Found> WeightLoader::alternatives(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
+std::vector<WeightLoader::Found> WeightLoader::alternatives(const TensorMap& map, const std::string& role,
+                                                            int64_t layer, int64_t expert) const {
   std::vector<Found> out;
   const auto it = map.find(role);
   if (it == map.end()) return out;
@@ -140,7 +146,8 @@ std::vector<WeightLoader::Found> WeightLoader::alternatives(const TensorMap& map
   return out;
 }
 
-std::optional<WeightLoader::Found> WeightLoader::locate(const TensorMap& map, const std::string& role, int64_t layer, int64_t expert) const {
+std::optional<WeightLoader::Found> WeightLoader::locate(const TensorMap& map, const std::string& role, int64_t layer,
+                                                        int64_t expert) const {
   const auto all = alternatives(map, role, layer, expert);
   return all.empty() ? std::nullopt : std::optional(all.front());
 }
@@ -150,19 +157,29 @@ moe::Error WeightLoader::missing(const TensorMap& map, const std::string& role, 
   if (const auto it = map.find(role); it != map.end()) {
     for (const auto& p : it->second) names.push_back(expand(p.name, layer, expert));
   }
-  if (names.empty()) return moe::not_found(fmt::format("layer {}: weight \"{}\": the architecture \"{}\" names no tensor for it", layer, role, spec_.architecture));
-  return moe::not_found(fmt::format("tensor {}: expected it in the checkpoint (weight \"{}\"), got none", fmt::join(names, " or "), role));
+  if (names.empty())
+    return moe::not_found(fmt::format("layer {}: weight \"{}\": the architecture \"{}\" names no tensor for it", layer,
+                                      role, spec_.architecture));
+  return moe::not_found(fmt::format("tensor {}: expected it in the checkpoint (weight \"{}\"), got none",
+                                    fmt::join(names, " or "), role));
 }
 
 moe::Result<TensorSource> WeightLoader::source(const Found& found, int64_t group, int64_t n_groups) const {
   const TensorPattern& p = *found.pattern;
-  moe::Result<TensorSource> made = found.scales == nullptr ? TensorSource::plain(*found.tensor)
-                                   : p.packed              ? TensorSource::mxfp4(*found.tensor, *found.scales)
-                                                           : TensorSource::block_scaled(*found.tensor, *found.scales, p.scale_rows, p.scale_cols);
+  if (found.scales == nullptr && !p.scaled_encoding.empty() && found.tensor->encoding == p.scaled_encoding) {
+    const std::string name(found.tensor->name);
+    return moe::invalid(fmt::format("{}: expected {} beside {}, got none", subject(*found.tensor),
+                                    scales_name(p, name, 0, 0), p.scaled_encoding));
+  }
+  moe::Result<TensorSource> made =
+      found.scales == nullptr ? TensorSource::plain(*found.tensor)
+      : p.packed              ? TensorSource::mxfp4(*found.tensor, *found.scales)
+                              : TensorSource::block_scaled(*found.tensor, *found.scales, p.scale_rows, p.scale_cols);
   MOE_ASSIGN(TensorSource out, std::move(made));
   if (p.name.find("{expert}") == std::string::npos && (n_groups > 1 || out.shape().size() == 3)) {
     if (out.n_rows() != n_groups) {
-      return moe::invalid(fmt::format("{}: expected {} groups, got {}", subject(*found.tensor), n_groups, out.n_rows()));
+      return moe::invalid(
+          fmt::format("{}: expected {} groups, got {}", subject(*found.tensor), n_groups, out.n_rows()));
     }
     MOE_ASSIGN(out, out.select(group));
   }
@@ -171,7 +188,8 @@ moe::Result<TensorSource> WeightLoader::source(const Found& found, int64_t group
   }
   if (p.n_parts > 1) {
     if (out.n_rows() % p.n_parts != 0) {
-      return moe::invalid(fmt::format("{}: expected rows in {} parts, got {}", subject(*found.tensor), p.n_parts, out.n_rows()));
+      return moe::invalid(
+          fmt::format("{}: expected rows in {} parts, got {}", subject(*found.tensor), p.n_parts, out.n_rows()));
     }
     const int64_t rows = out.n_rows() / p.n_parts;
     MOE_ASSIGN(out, p.interleaved ? out.slice(0, p.part, rows, p.n_parts) : out.slice(0, p.part * rows, rows));
@@ -179,16 +197,20 @@ moe::Result<TensorSource> WeightLoader::source(const Found& found, int64_t group
   return out;
 }
 
-bool WeightLoader::has(const TensorMap& map, const std::string& role, int64_t layer) const { return locate(map, role, layer, 0).has_value(); }
+bool WeightLoader::has(const TensorMap& map, const std::string& role, int64_t layer) const {
+  return locate(map, role, layer, 0).has_value();
+}
 
-moe::Result<std::optional<TensorSource>> WeightLoader::matrix(const TensorMap& map, const std::string& role, int64_t layer) const {
+moe::Result<std::optional<TensorSource>> WeightLoader::matrix(const TensorMap& map, const std::string& role,
+                                                              int64_t layer) const {
   const auto found = locate(map, role, layer, 0);
   if (!found) return std::optional<TensorSource>();
   MOE_ASSIGN(TensorSource out, source(*found, 0, 1));
   return std::optional<TensorSource>(out);
 }
 
-moe::Result<MatrixSet> WeightLoader::matrices(const TensorMap& map, const std::string& role, int64_t layer, int64_t n_groups, int64_t n_out, int64_t n_in) const {
+moe::Result<MatrixSet> WeightLoader::matrices(const TensorMap& map, const std::string& role, int64_t layer,
+                                              int64_t n_groups, int64_t n_out, int64_t n_in) const {
   MatrixSet set;
   set.role = role;
   set.n_out = n_out;
@@ -204,9 +226,10 @@ moe::Result<MatrixSet> WeightLoader::matrices(const TensorMap& map, const std::s
       if (read.ok() && is_matrix(read->shape(), n_out, n_in)) {
         fitting = *read;
       } else if (!wrong) {
-        wrong = read.ok() ? moe::invalid(fmt::format("{}: expected [{}, {}] (weight \"{}\"), got {}", subject(*all[i].tensor), n_out, n_in, role,
-                                                     shape_text(read->shape())))
-                          : read.error();
+        wrong = read.ok()
+                    ? moe::invalid(fmt::format("{}: expected [{}, {}] (weight \"{}\"), got {}", subject(*all[i].tensor),
+                                               n_out, n_in, role, shape_text(read->shape())))
+                    : read.error();
       }
     }
     if (!fitting) return *wrong;
@@ -221,20 +244,24 @@ moe::Result<MatrixSet> WeightLoader::matrices(const TensorMap& map, const std::s
 }
 
 moe::Status WeightLoader::append(MatrixSet& base, const MatrixSet& more) {
-  if (base.groups.size() != more.groups.size() || base.n_in != more.n_in) return moe::internal("matrices of different kinds cannot be joined");
-  for (size_t g = 0; g < base.groups.size(); ++g) base.groups[g].insert(base.groups[g].end(), more.groups[g].begin(), more.groups[g].end());
+  if (base.groups.size() != more.groups.size() || base.n_in != more.n_in)
+    return moe::internal("matrices of different kinds cannot be joined");
+  for (size_t g = 0; g < base.groups.size(); ++g)
+    base.groups[g].insert(base.groups[g].end(), more.groups[g].begin(), more.groups[g].end());
   base.n_out += more.n_out;
   return {};
 }
 
-moe::Result<std::vector<float>> WeightLoader::vectors(const TensorMap& map, const std::string& role, int64_t layer, int64_t n_groups, int64_t n) const {
+moe::Result<std::vector<float>> WeightLoader::vectors(const TensorMap& map, const std::string& role, int64_t layer,
+                                                      int64_t n_groups, int64_t n) const {
   std::vector<float> out(static_cast<size_t>(n_groups * n));
   for (int64_t g = 0; g < n_groups; ++g) {
     const auto found = locate(map, role, layer, g);
     if (!found) return missing(map, role, layer, g);
     // A stack of vectors is a 2-D tensor.
     MOE_ASSIGN(TensorSource s, TensorSource::plain(*found->tensor));
-    const bool stacked = found->pattern->name.find("{expert}") == std::string::npos && s.shape().size() == 2 && n_groups > 1;
+    const bool stacked =
+        found->pattern->name.find("{expert}") == std::string::npos && s.shape().size() == 2 && n_groups > 1;
     if (stacked && s.n_rows() != n_groups) {
       return moe::invalid(fmt::format("{}: expected {} rows, got {}", subject(*found->tensor), n_groups, s.n_rows()));
     }
@@ -247,19 +274,23 @@ moe::Result<std::vector<float>> WeightLoader::vectors(const TensorMap& map, cons
       MOE_ASSIGN(s, p.interleaved ? s.slice(0, p.part, rows, p.n_parts) : s.slice(0, p.part * rows, rows));
     }
     if (element_count(s.shape()) != n) {
-      return moe::invalid(fmt::format("{}: expected [{}] (weight \"{}\"), got {}", subject(*found->tensor), n, role, shape_text(s.shape())));
+      return moe::invalid(fmt::format("{}: expected [{}] (weight \"{}\"), got {}", subject(*found->tensor), n, role,
+                                      shape_text(s.shape())));
     }
     float* at = out.data() + g * n;
     s.read_f32(0, s.n_rows(), at);
     for (int64_t i = 0; i < n; ++i) {
       at[i] += static_cast<float>(p.offset);
-      if (!std::isfinite(at[i])) return moe::invalid(fmt::format("{}: element {}: expected a finite number, got {}", subject(*found->tensor), i, at[i]));
+      if (!std::isfinite(at[i]))
+        return moe::invalid(
+            fmt::format("{}: element {}: expected a finite number, got {}", subject(*found->tensor), i, at[i]));
     }
   }
   return out;
 }
 
-moe::Result<PreparedWeight> WeightLoader::prepare(Device& device, const MatrixSet& set, const char* encoding, uint32_t uses) {
+moe::Result<PreparedWeight> WeightLoader::prepare(Device& device, const MatrixSet& set, const char* encoding,
+                                                  uint32_t uses) {
   for (const auto& parts : set.groups) {
     if (!rows_equal(parts, set.n_in)) return moe::internal(fmt::format("{}: rows of different lengths", set.name));
   }
@@ -299,7 +330,8 @@ WeightLoader::Leftovers WeightLoader::leftovers() const {
   const auto tensors = checkpoint_.tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (used_[i]) continue;
-    const auto ignored = std::find_if(prefixes.begin(), prefixes.end(), [&](const auto& p) { return tensors[i].name.starts_with(p); });
+    const auto ignored =
+        std::find_if(prefixes.begin(), prefixes.end(), [&](const auto& p) { return tensors[i].name.starts_with(p); });
     if (ignored == prefixes.end()) {
       out.unknown.emplace_back(tensors[i].name);
     } else {

@@ -33,16 +33,19 @@ moe::Result<TensorPattern> tensor_pattern(const TomlNode& node, const std::strin
   pattern.scales = reader.text("scales");
   pattern.packed = reader.flag("packed", false);
   MOE_TRY(reader.finish());
-  if (pattern.name.empty()) return moe::invalid(fmt::format("{}: {}.name: expected a tensor's name, got none", node.where(), subject));
+  if (pattern.name.empty())
+    return moe::invalid(fmt::format("{}: {}.name: expected a tensor's name, got none", node.where(), subject));
   return pattern;
 }
 
 moe::Status read_tensors(const TomlNode* table, const std::string& subject, TensorMap& out) {
   if (table == nullptr) return {};
-  if (table->table() == nullptr) return moe::invalid(fmt::format("{}: {}: expected a table, got {}", table->where(), subject, table->type_name()));
+  if (table->table() == nullptr)
+    return moe::invalid(fmt::format("{}: {}: expected a table, got {}", table->where(), subject, table->type_name()));
   for (const auto& [role, node] : *table->table()) {
     const std::string where = subject + "." + role;
-    if (role == "scales" || role == "renames" || (node.table() != nullptr && node.find("name") == nullptr)) continue;  // [tensors.layer], ...
+    if (role == "scales" || role == "renames" || (node.table() != nullptr && node.find("name") == nullptr))
+      continue;  // [tensors.layer], ...
     std::vector<TensorPattern> alternatives;
     if (const auto* list = node.array()) {
       for (const auto& item : *list) {
@@ -78,8 +81,8 @@ class SpecBuilder {
   }
 
  private:
-  // The map that "root" names, if config.json has it: where a model of several parts keeps its language model. What surrounds it is its
-  // key "outer".
+  // The map that "root" names, if config.json has it: where a model of several parts keeps its language model. What
+  // surrounds it is its key "outer".
   static nlohmann::json part_of(const TomlNode& document, const nlohmann::json& config) {
     const TomlNode* root = document.find("root");
     const auto* name = root == nullptr ? nullptr : std::get_if<std::string>(&root->value);
@@ -122,10 +125,12 @@ class SpecBuilder {
     spec_.logit_scale = static_cast<float>(r.number("logit_scale", 1));
     spec_.logit_cap = static_cast<float>(r.number("logit_cap", 0));
     MOE_TRY(r.finish());
-    if (norm != "rms" && norm != "layer") return moe::invalid(fmt::format("model.norm: expected 'rms' or 'layer', got \"{}\"", norm));
+    if (norm != "rms" && norm != "layer")
+      return moe::invalid(fmt::format("model.norm: expected 'rms' or 'layer', got \"{}\"", norm));
     spec_.rms_norm = norm == "rms";
     if (position != "before" && position != "after" && position != "both") {
-      return moe::invalid(fmt::format("model.norm_position: expected 'before', 'after' or 'both', got \"{}\"", position));
+      return moe::invalid(
+          fmt::format("model.norm_position: expected 'before', 'after' or 'both', got \"{}\"", position));
     }
     spec_.norm_before = position != "after";
     spec_.norm_after = position != "before";
@@ -141,24 +146,7 @@ class SpecBuilder {
     MOE_TRY(read_tensors(tensors->find("router"), "tensors.router", spec_.router_tensors));
     MOE_TRY(read_tensors(tensors->find("expert"), "tensors.expert", spec_.expert_tensors));
     MOE_TRY(read_tensors(tensors->find("dense"), "tensors.dense", spec_.dense_tensors));
-    // Where a checkpoint stores weights with block scales beside them, it does so for all.
-    if (const TomlNode* scales = tensors->find("scales")) {
-      TableReader reader(*scales, "tensors.scales");
-      const std::string name = reader.text("name");
-      const int64_t rows = reader.integer("rows", 128, 1, 1 << 20);
-      const int64_t cols = reader.integer("cols", 128, 1, 1 << 20);
-      MOE_TRY(reader.finish());
-      for (TensorMap* map : {&spec_.layer_tensors, &spec_.router_tensors, &spec_.expert_tensors, &spec_.dense_tensors}) {
-        for (auto& [role, patterns] : *map) {
-          for (auto& p : patterns) {
-            if (!p.scales.empty()) continue;
-            p.scales = name;
-            p.scale_rows = rows;
-            p.scale_cols = cols;
-          }
-        }
-      }
-    }
+    MOE_TRY(read_scales(tensors->find("scales")));
     MOE_TRY(read_renames(tensors->find("renames")));
     // "ignored" reads as a tensor role whose names are prefixes.
     if (auto it = spec_.tensors.find("ignored"); it != spec_.tensors.end()) {
@@ -168,9 +156,35 @@ class SpecBuilder {
     return {};
   }
 
+  // Where a checkpoint stores weights with block scales beside them, it does so for all.
+  moe::Status read_scales(const TomlNode* scales) {
+    if (scales == nullptr) return {};
+    SpecReader reader(scales, "tensors.scales", config_, variables_);
+    TensorPattern found;
+    found.scales = reader.text("name", std::nullopt);
+    found.scale_rows = reader.integer("rows", 128, 1, 1 << 20);
+    found.scale_cols = reader.integer("cols", 128, 1, 1 << 20);
+    found.scaled_encoding = reader.text("needed_by", "");
+    MOE_TRY(reader.finish());
+    for (TensorMap* map : {&spec_.layer_tensors, &spec_.router_tensors, &spec_.expert_tensors, &spec_.dense_tensors}) {
+      for (auto& [role, patterns] : *map) {
+        for (auto& p : patterns) {
+          if (!p.scales.empty()) continue;
+          p.scales = found.scales;
+          p.scale_rows = found.scale_rows;
+          p.scale_cols = found.scale_cols;
+          p.scaled_encoding = found.scaled_encoding;
+        }
+      }
+    }
+    return {};
+  }
+
   moe::Status read_renames(const TomlNode* renames) {
     if (renames == nullptr) return {};
-    if (renames->array() == nullptr) return moe::invalid(fmt::format("{}: tensors.renames: expected a list, got {}", renames->where(), renames->type_name()));
+    if (renames->array() == nullptr)
+      return moe::invalid(
+          fmt::format("{}: tensors.renames: expected a list, got {}", renames->where(), renames->type_name()));
     for (const auto& item : *renames->array()) {
       TableReader reader(item, "tensors.renames");
       TensorRename rename;
@@ -220,22 +234,26 @@ class SpecBuilder {
       a.k_dim = r.integer("head_dim", std::nullopt, 1, kMaxDim);
       a.v_dim = r.integer("v_dim", a.k_dim, 1, kMaxDim);
     }
-    a.scale = static_cast<float>(r.number("scale", 1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(a.k_dim, 1)))));
+    a.scale =
+        static_cast<float>(r.number("scale", 1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(a.k_dim, 1)))));
     // Both kinds' keys are known, so that a base file may set them for either.
-    for (const char* key : {"n_kv_heads", "head_dim", "v_dim", "q_rank", "kv_rank", "nope_dim", "rope_dim"}) r.ignore(key);
+    for (const char* key : {"n_kv_heads", "head_dim", "v_dim", "q_rank", "kv_rank", "nope_dim", "rope_dim"})
+      r.ignore(key);
     MOE_TRY(r.finish());
     if (kind != "grouped_query" && kind != "latent") {
       return moe::invalid(fmt::format("attention.kind: expected 'grouped_query' or 'latent', got \"{}\"", kind));
     }
     if (a.n_heads % a.n_kv_heads != 0) {
-      return moe::invalid(fmt::format("attention.n_heads: expected a multiple of {} (n_kv_heads), got {}", a.n_kv_heads, a.n_heads));
+      return moe::invalid(
+          fmt::format("attention.n_heads: expected a multiple of {} (n_kv_heads), got {}", a.n_kv_heads, a.n_heads));
     }
     if (qk_norm == "per_head") {
       a.qk_norm = QkNorm::kPerHead;
     } else if (qk_norm == "whole") {
       a.qk_norm = QkNorm::kWhole;
     } else if (qk_norm != "none") {
-      return moe::invalid(fmt::format("attention.qk_norm: expected 'none', 'per_head' or 'whole', got \"{}\"", qk_norm));
+      return moe::invalid(
+          fmt::format("attention.qk_norm: expected 'none', 'per_head' or 'whole', got \"{}\"", qk_norm));
     }
     return {};
   }
@@ -252,8 +270,11 @@ class SpecBuilder {
     s.theta = r.number("theta", 10000);
     s.factor = r.number("factor", 1);
     s.original_context = r.integer("original_context", 0, 0, int64_t{1} << 32);
-    if (has_two_regimes(s) && s.original_context > 0 && s.original_context < spec_.context) spec_.original_context = s.original_context;
-    s.context = wanted_context_ > 0 ? wanted_context_ : spec_.original_context > 0 ? spec_.original_context : spec_.context;
+    if (has_two_regimes(s) && s.original_context > 0 && s.original_context < spec_.context)
+      spec_.original_context = s.original_context;
+    s.context = wanted_context_ > 0          ? wanted_context_
+                : spec_.original_context > 0 ? spec_.original_context
+                                             : spec_.context;
     s.beta_fast = r.number("beta_fast", 32);
     s.beta_slow = r.number("beta_slow", 1);
     s.mscale = r.number("mscale", 0);
@@ -268,14 +289,17 @@ class SpecBuilder {
     s.long_factors = r.numbers("long_factors");
     MOE_TRY(r.finish());
     if (!enabled) a.rope.n_rot = 0;
-    // The shared key's rotary part is all that latent attention has of positions; what did not turn would have no place.
+    // The shared key's rotary part is all that latent attention has of positions; what did not turn would have no
+    // place.
     if (a.kind == AttentionKind::kLatent && a.rope.n_rot != rotated) {
-      return moe::invalid(fmt::format("rope.n_rot: expected {} (attention.rope_dim) with latent attention, got {}", rotated, a.rope.n_rot));
+      return moe::invalid(fmt::format("rope.n_rot: expected {} (attention.rope_dim) with latent attention, got {}",
+                                      rotated, a.rope.n_rot));
     }
     MOE_ASSIGN(RopeTable table, rope_table(s, a.rope.n_rot));
     a.rope.n_rot = static_cast<int64_t>(2 * table.inv_freq.size());
     if (a.rope.n_rot > rotated) {
-      return moe::invalid(fmt::format("rope.n_rot: expected an even number up to {} (of a head), got {}", rotated, a.rope.n_rot - 1));
+      return moe::invalid(
+          fmt::format("rope.n_rot: expected an even number up to {} (of a head), got {}", rotated, a.rope.n_rot - 1));
     }
     a.rope.inv_freq = std::move(table.inv_freq);
     a.rope.scale = static_cast<float>(table.attention_factor);

@@ -1,5 +1,5 @@
-// What a model is, in the engine's own words: every dimension, part and tensor, read from a checkpoint's config.json by an architecture
-// file (configs/architectures/*.toml). Nothing here knows a model's name.
+// What a model is, in the engine's own words: every dimension, part and tensor, read from a checkpoint's config.json by
+// an architecture file (configs/architectures/*.toml). Nothing here knows a model's name.
 #pragma once
 
 #include <cstdint>
@@ -12,22 +12,24 @@
 
 namespace patchbay {
 
-// Where a weight lies in the checkpoint. `name` may hold {layer} and {expert}; with {expert} each group is a tensor of its own, without it
-// the first dimension of a 3-D tensor counts the groups.
+// Where a weight lies in the checkpoint. `name` may hold {layer} and {expert}; with {expert} each group is a tensor of
+// its own, without it the first dimension of a 3-D tensor counts the groups.
 struct TensorPattern {
   std::string name;
   bool transposed = false;  // stored [n_in, n_out]
-  // Of the tensor's output rows, part `part` of `n_parts`: consecutive blocks, or every n_parts-th row where `interleaved`.
+  // Of the tensor's output rows, part `part` of `n_parts`: consecutive blocks, or every n_parts-th row where
+  // `interleaved`.
   int64_t part = 0;
   int64_t n_parts = 1;
   bool interleaved = false;
   // Added to every element (for norms that store w - 1).
   double offset = 0;
-  // The tensor of block scales that belongs to it, if it is in the checkpoint; {tensor} is the name above. One scale covers scale_rows x
-  // scale_cols elements; where `packed`, 32 four-bit elements of a row (MXFP4).
+  // The tensor of block scales that belongs to it, if it is in the checkpoint; {tensor} is the name above. One scale
+  // covers scale_rows x scale_cols elements; where `packed`, 32 four-bit elements of a row (MXFP4).
   std::string scales;
   int64_t scale_rows = 128;
   int64_t scale_cols = 128;
+  std::string scaled_encoding;  // an encoding whose numbers mean nothing without scales; may be empty
   bool packed = false;
 };
 
@@ -45,14 +47,15 @@ struct RopeSpec {
   int64_t n_rot = 0;  // dimensions that turn; 0: none (NoPE)
   int64_t offset = 0;
   bool interleaved = false;
-  float scale = 1;  // of cos and sin
+  float scale = 1;              // of cos and sin
   std::vector<float> inv_freq;  // [n_rot / 2]
 };
 
 enum class AttentionKind { kGroupedQuery, kLatent };
 enum class QkNorm { kNone, kPerHead, kWhole };  // kWhole: over all heads together (OLMoE)
 
-// Attention that sharpens with the position (arXiv 2501.19399): scale * (1 + strength * log(1 + floor((pos + offset) / length))).
+// Attention that sharpens with the position (arXiv 2501.19399): scale * (1 + strength * log(1 + floor((pos + offset) /
+// length))).
 struct AttentionTemperature {
   float strength = 0;  // 0: none
   int64_t length = 1;  // positions
@@ -70,12 +73,12 @@ struct AttentionSpec {
   int64_t kv_rank = 0;
   int64_t nope_dim = 0;
   int64_t rope_dim = 0;
-  float scale = 0;       // of q . k
-  float soft_cap = 0;    // of the scores
-  int64_t window = 0;    // 0: all
-  int64_t chunk = 0;     // > 0: positions attend inside chunks of so many (Llama-4)
+  float scale = 0;     // of q . k
+  float soft_cap = 0;  // of the scores
+  int64_t window = 0;  // 0: all
+  int64_t chunk = 0;   // > 0: positions attend inside chunks of so many (Llama-4)
   AttentionTemperature temperature;
-  float clip_qkv = 0;    // > 0: q, k, v are clamped to +-clip
+  float clip_qkv = 0;  // > 0: q, k, v are clamped to +-clip
   bool sinks = false;
   bool qkv_bias = false;
   bool o_bias = false;
@@ -110,8 +113,9 @@ struct ModelSpec {
   std::string architecture;  // the file's name
   int64_t d_model = 0;
   int64_t n_vocab = 0;
-  int64_t context = 0;           // the longest
-  int64_t original_context = 0;  // > 0: beyond it the rotary frequencies are others, which short texts are the worse for
+  int64_t context = 0;  // the longest
+  int64_t original_context =
+      0;                 // > 0: beyond it the rotary frequencies are others, which short texts are the worse for
   bool rms_norm = true;  // otherwise layer norm
   float norm_eps = 0;
   bool norm_bias = false;
@@ -132,7 +136,8 @@ struct ModelSpec {
   TensorMap dense_tensors;   // the same in dense layers
   // Other beginnings of names, for models of several parts: the first with which the embedding is found counts.
   std::vector<TensorRename> renames;
-  std::vector<std::string> ignored;  // name prefixes that may lie in the file unused, with a note (multi-token prediction, ...)
+  std::vector<std::string>
+      ignored;  // name prefixes that may lie in the file unused, with a note (multi-token prediction, ...)
   std::vector<std::string> notes;
 };
 

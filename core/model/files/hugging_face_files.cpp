@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/model/files/formats.hpp"
+#include "core/model/files/tiktoken_vocabulary.hpp"
 #include "core/model/json/json.hpp"
 
 namespace patchbay {
@@ -65,8 +66,9 @@ class HuggingFaceFiles final : public ModelFiles {
 
   moe::Result<std::unique_ptr<Tokenizer>> tokenizer() const override {
     std::error_code ignored;
-    if (!fs::exists(directory_ / "tokenizer.json", ignored)) return std::unique_ptr<Tokenizer>();
-    return Tokenizer::load(directory_ / "tokenizer.json");
+    if (fs::exists(directory_ / "tokenizer.json", ignored)) return Tokenizer::load(directory_ / "tokenizer.json");
+    if (fs::exists(directory_ / "tiktoken.model", ignored)) return tiktoken_tokenizer(directory_);
+    return std::unique_ptr<Tokenizer>();
   }
 
   moe::Result<std::unique_ptr<ChatFormat>> chat_format() const override {

@@ -109,7 +109,7 @@ moe::Status check(const TokenizerData& d) {
   }
   if ((d.add_bos && !d.bos) || (d.add_eos && !d.eos))
     return moe::invalid("bos or eos token: expected an id for what is to be added, got none");
-  if (d.kind == TokenizerData::Kind::kByteLevelBpe) return {};
+  if (d.kind == TokenizerData::Kind::kByteLevelBpe && (d.scores.empty() || !d.merges.empty())) return {};
   if (d.scores.size() != n) return moe::invalid(fmt::format("scores: expected {}, got {}", n, d.scores.size()));
   for (const float s : d.scores) {
     if (std::isnan(s)) return moe::invalid("scores: expected numbers, got NaN");
@@ -133,36 +133,17 @@ moe::Status fill_tokens(const TokenizerData& d, TokenizerParts& parts) {
   return {};
 }
 
-moe::Status make_byte_level(const TokenizerData& d, TokenizerParts& parts) {
-  MOE_ASSIGN(const Family* family, find_family(d.pre_tokenizer));
-  std::vector<PreTokenizerStep> steps;
-  for (const char* text : family->patterns) {
-    if (text == nullptr) break;
-    MOE_ASSIGN(TextPattern pattern, TextPattern::regex(text));
-    steps.emplace_back(SplitStep{std::move(pattern), SplitBehavior::kIsolated, false});
-  }
-  steps.emplace_back(ByteLevelStep{false, true, {}});
-  parts.pre_tokenizer = PreTokenizer(std::move(steps));
-  if (family->nfc) parts.normalizer = Normalizer({UnicodeFormStep{UnicodeFormStep::Form::kNfc}});
-  parts.decoder = {ByteLevelDecoder{}};
-  BpeOptions options;
-  options.ignore_merges = family->ignore_merges;
-  options.bytes = take_bytes(parts.pre_tokenizer, options);
-  parts.bpe = std::make_unique<Bpe>(*parts.table, options, d.merges.size());
-  for (size_t i = 0; i < d.merges.size(); ++i) {
-    auto pair = split_merge(d.merges[i]);
-    if (!pair.ok()) return pair.error().in(fmt::format("merges[{}]", i));
-    if (auto done = parts.bpe->add_merge(pair->first, pair->second, static_cast<uint32_t>(i)); !done.ok()) {
-      return done.error().in(fmt::format("merges[{}]", i));
+// SentencePiece (Kudo and Richardson 2018) and tiktoken merge the two neighbours whose joined token scores best: so
+// each way to cut a token in two is a merge with the token's place among the scores; equal scores share a place, and
+// then the leftmost pair goes first.
+moe::Status add_score_merges(const TokenizerData& d, const TokenTable& table, Bpe& bpe) {
+  constexpr size_t kMaxTokenBytes = 1024;  // cutting a token takes the square of its length
+  for (size_t i = 0; i < d.tokens.size(); ++i) {
+    if (d.tokens[i].size() > kMaxTokenBytes) {
+      return moe::invalid(
+          fmt::format("token {}: expected at most {} bytes, got {}", i, kMaxTokenBytes, d.tokens[i].size()));
     }
   }
-  return {};
-}
-
-// SentencePiece merges the two neighbours whose joined token scores best (Kudo and Richardson 2018): so each way to cut
-// a token in two is a merge with the token's place among the scores; equal scores share a place, and then the leftmost
-// pair goes first.
-moe::Status add_score_merges(const TokenizerData& d, const TokenTable& table, Bpe& bpe) {
   std::vector<size_t> order(d.tokens.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [&d](size_t a, size_t b) { return d.scores[a] > d.scores[b]; });
@@ -180,14 +161,37 @@ moe::Status add_score_merges(const TokenizerData& d, const TokenTable& table, Bp
   return {};
 }
 
-moe::Status make_sentencepiece(const TokenizerData& d, TokenizerParts& parts) {
-  constexpr size_t kMaxTokenBytes = 1024;  // cutting a token takes the square of its length
-  for (size_t i = 0; i < d.tokens.size(); ++i) {
-    if (d.tokens[i].size() > kMaxTokenBytes) {
-      return moe::invalid(
-          fmt::format("token {}: expected at most {} bytes, got {}", i, kMaxTokenBytes, d.tokens[i].size()));
+moe::Status make_byte_level(const TokenizerData& d, TokenizerParts& parts) {
+  MOE_ASSIGN(const Family* family, find_family(d.pre_tokenizer));
+  std::vector<PreTokenizerStep> steps;
+  for (const char* text : family->patterns) {
+    if (text == nullptr) break;
+    MOE_ASSIGN(TextPattern pattern, TextPattern::regex(text));
+    steps.emplace_back(SplitStep{std::move(pattern), SplitBehavior::kIsolated, false});
+  }
+  steps.emplace_back(ByteLevelStep{false, true, {}});
+  parts.pre_tokenizer = PreTokenizer(std::move(steps));
+  if (family->nfc) parts.normalizer = Normalizer({UnicodeFormStep{UnicodeFormStep::Form::kNfc}});
+  parts.decoder = {ByteLevelDecoder{}};
+  BpeOptions options;
+  options.ignore_merges = family->ignore_merges;
+  options.bytes = take_bytes(parts.pre_tokenizer, options);
+  if (d.merges.empty() && !d.scores.empty()) {
+    parts.bpe = std::make_unique<Bpe>(*parts.table, options, d.tokens.size());
+    return add_score_merges(d, *parts.table, *parts.bpe);
+  }
+  parts.bpe = std::make_unique<Bpe>(*parts.table, options, d.merges.size());
+  for (size_t i = 0; i < d.merges.size(); ++i) {
+    auto pair = split_merge(d.merges[i]);
+    if (!pair.ok()) return pair.error().in(fmt::format("merges[{}]", i));
+    if (auto done = parts.bpe->add_merge(pair->first, pair->second, static_cast<uint32_t>(i)); !done.ok()) {
+      return done.error().in(fmt::format("merges[{}]", i));
     }
   }
+  return {};
+}
+
+moe::Status make_sentencepiece(const TokenizerData& d, TokenizerParts& parts) {
   const std::string space = "▁";
   MOE_ASSIGN(TextPattern blank, TextPattern::literal(" "));
   std::vector<NormalizerStep> steps;

@@ -33,7 +33,7 @@ struct TokenizerData {
   std::string pre_tokenizer;
   std::vector<std::string> tokens;  // by id
   std::vector<std::string> merges;  // "a b", best first; byte-level only
-  std::vector<float> scores;        // by id; SentencePiece only
+  std::vector<float> scores;   // by id; SentencePiece, and byte-level without merges: what joins to the best goes first
   std::vector<int32_t> types;  // by id: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; may be empty
   std::optional<int32_t> bos;
   std::optional<int32_t> eos;

@@ -20,6 +20,7 @@ ARCHITECTURES = {
     "OlmoeForCausalLM": MODEL_ARCH.OLMOE,
     "Qwen2MoeForCausalLM": MODEL_ARCH.QWEN2MOE,
     "Qwen3MoeForCausalLM": MODEL_ARCH.QWEN3MOE,
+    "DeepseekForCausalLM": MODEL_ARCH.DEEPSEEK,
     "DeepseekV2ForCausalLM": MODEL_ARCH.DEEPSEEK2,
     "DeepseekV3ForCausalLM": MODEL_ARCH.DEEPSEEK2,
     "GptOssForCausalLM": MODEL_ARCH.GPT_OSS,
@@ -33,7 +34,7 @@ ARCHITECTURES = {
     "Llama4ForCausalLM": MODEL_ARCH.LLAMA4,
     "PhimoeForCausalLM": MODEL_ARCH.PHIMOE,
 }
-PERMUTED = (MODEL_ARCH.LLAMA, MODEL_ARCH.GRANITE_MOE)
+PERMUTED = (MODEL_ARCH.LLAMA, MODEL_ARCH.GRANITE_MOE, MODEL_ARCH.DEEPSEEK)
 DEEPSEEK_ROUTER = (MODEL_ARCH.DEEPSEEK2, MODEL_ARCH.GLM4_MOE, MODEL_ARCH.DOTS1)
 
 
@@ -96,6 +97,11 @@ def add_metadata(w, arch, c, whole_kv_b):
     add_more_metadata(w, arch, c, rope)
     if latent:
         add_latent_metadata(w, c, rope, whole_kv_b)
+    if arch == MODEL_ARCH.DEEPSEEK:
+        w.add_leading_dense_block_count(c["first_k_dense_replace"])
+        w.add_expert_feed_forward_length(c["moe_intermediate_size"])
+        w.add_expert_weights_scale(1.0)
+        w.add_expert_shared_count(c["n_shared_experts"])
     if arch in DEEPSEEK_ROUTER:
         add_deepseek_router(w, c)
 

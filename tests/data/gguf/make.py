@@ -60,7 +60,7 @@ def model(n_vocab):
 
 # What the golden checkpoints do not cover: other architectures, one kv head, tied embeddings, scalings of the rotary embedding.
 MODELS = [
-    "deepseek_v2_groups_yarn", "deepseek_v3_one_group", "ernie4_5_moe_every_second", "glm4_moe_half_rotary", "glm4_moe_groups_odd_rotary",
+    "deepseek_moe", "deepseek_v2_groups_yarn", "deepseek_v3_one_group", "ernie4_5_moe_every_second", "glm4_moe_half_rotary", "glm4_moe_groups_odd_rotary",
     "gpt_oss_one_kv_head", "granitemoe_one_kv_head_tied", "granitemoeshared", "hunyuan_v1_moe_alpha", "minimax_m2", "mixtral_linear_rope",
     "mixtral_one_kv_head_tied", "olmoe_grouped_queries_clipped", "qwen3_moe_llama3_rope", "qwen3_moe_yarn",
 ]

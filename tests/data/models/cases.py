@@ -150,5 +150,12 @@ CASES = {
                                             "rope_parameters": rope("yarn", mscale=1.0, mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0,
                                                                     llama_4_scaling_beta=0.4, **(YARN | {"original_max_position_embeddings": 5}))},
                      **{"class": "Mistral4ForCausalLM"}),
+    # Not among the library's models: the same function as a Qwen2-MoE whose shared expert's gate is always one half.
+    "deepseek_moe": case("qwen2_moe", QWEN2 | {"num_hidden_layers": 3, "mlp_only_layers": [0], "qkv_bias": False, "norm_topk_prob": False,
+                                              "shared_expert_intermediate_size": 20},
+                         quantise=quantised.halved_shared_expert, drop=["num_experts", "mlp_only_layers", "qkv_bias", "decoder_sparse_step",
+                                                                                        "shared_expert_intermediate_size", "layer_types"],
+                         extra={"architectures": ["DeepseekForCausalLM"], "model_type": "deepseek", "n_routed_experts": 6,
+                                "n_shared_experts": 2, "first_k_dense_replace": 1, "moe_layer_freq": 1, "scoring_func": "softmax"}),
     "solar_open": case("solar_open", GLM4 | {"n_shared_experts": 1}),
 }

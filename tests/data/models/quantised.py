@@ -72,3 +72,17 @@ def mxfp4(model):
         stored[name + "_scales"] = scales
         stored[name] = None  # not on disk any more
     return stored
+
+
+def halved_shared_expert(model):
+    """Qwen2-MoE's shared expert without its gate, under DeepSeekMoE's names: the gate's weights are zero, its sigmoid one half."""
+    stored = {}
+    for name, p in model.named_parameters():
+        if name.endswith("shared_expert_gate.weight"):
+            p.data.zero_()
+            stored[name] = None
+        elif ".shared_expert." in name:
+            stored[name] = None
+            w = p.data * 0.5 if "down_proj" in name else p.data
+            stored[name.replace("shared_expert", "shared_experts")] = w.to(torch.bfloat16)
+    return stored

@@ -154,6 +154,18 @@ TEST(Architecture, the_temperature_of_long_texts_is_switched_by_a_truth_value_or
   }
 }
 
+TEST(Architecture, blocks_of_fp8_are_as_large_as_the_config_says) {
+  nlohmann::json config = small_config("deepseek_v3_fp8");
+  config["quantization_config"]["weight_block_size"] = {32, 64};
+  const auto spec = library().describe(config);
+  ASSERT_TRUE(spec.ok()) << spec.error().message;
+  const TensorPattern& gate = spec->expert_tensors.at("gate").front();
+  EXPECT_EQ(gate.scale_rows, 32);
+  EXPECT_EQ(gate.scale_cols, 64);
+  config["quantization_config"]["weight_block_size"] = {0, 64};
+  EXPECT_NE(error_of(config).find("tensors.scales.rows"), std::string::npos) << error_of(config);
+}
+
 TEST(Rope, plain_frequencies_are_powers_of_theta) {
   RopeScaling scaling;
   scaling.theta = 100;
