@@ -103,6 +103,20 @@ moe::Status parse_match(const TomlNode& node, LayerOverride& out) {
   return {};
 }
 
+moe::Result<PlanSettings> read_plan(const TomlNode& node, const std::string& subject) {
+  PlanSettings plan;
+  TableReader table(node, subject);
+  for (const auto& [key, value, most] : {std::tuple{"capacity", &plan.capacity, 1e6}, {"balance", &plan.balance, 1.0}}) {
+    *value = table.number(key, 0);
+    if (!(*value >= 0 && *value <= most)) {
+      return moe::invalid(fmt::format("{}: {}.{}: expected a number from 0 to {}, got {}", table.where(), subject, key, most, *value));
+    }
+  }
+  plan.overflow = table.choice("overflow", "position", {"position", "weight"}) == "weight" ? Overflow::kWeight : Overflow::kPosition;
+  MOE_TRY(table.finish());
+  return plan;
+}
+
 moe::Result<LayerOverride> layer_override(const TomlNode& node) {
   LayerOverride out;
   out.where = node.where();
@@ -112,6 +126,9 @@ moe::Result<LayerOverride> layer_override(const TomlNode& node) {
   MOE_TRY(parse_match(*match, out));
   MOE_ASSIGN(out.router, optional_choice(reader, "router", "layer.router"));
   MOE_ASSIGN(out.expert, optional_choice(reader, "expert", "layer.expert"));
+  if (const TomlNode* plan = reader.table("plan")) {
+    MOE_ASSIGN(out.plan, read_plan(*plan, "layer.plan"));
+  }
   if (const TomlNode* backend = reader.node("backend")) {
     if (const auto* name = std::get_if<std::string>(&backend->value)) {
       out.attention_backend = out.expert_backend = *name;
@@ -180,6 +197,9 @@ moe::Result<Settings> read_settings(const TomlNode& document) {
   }
   MOE_ASSIGN(settings.router, optional_choice(reader, "router", "router"));
   MOE_ASSIGN(settings.expert, optional_choice(reader, "expert", "expert"));
+  if (const TomlNode* plan = reader.table("plan")) {
+    MOE_ASSIGN(settings.plan, read_plan(*plan, "plan"));
+  }
   for (const TomlNode* node : reader.tables("layer")) {
     MOE_ASSIGN(LayerOverride layer, layer_override(*node));
     settings.layers.push_back(std::move(layer));

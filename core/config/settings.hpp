@@ -22,19 +22,31 @@ struct PluginChoice {
   bool operator==(const PluginChoice& o) const { return plugin == o.plugin && options == o.options; }
 };
 
+// Which choices an expert that is full loses: the later tokens', or those that weigh least.
+enum class Overflow { kPosition, kWeight };
+
+// [plan]: what the core does to the plan of any router. With either, a token's experts depend on the other tokens of its step.
+struct PlanSettings {
+  double capacity = 0;  // an expert takes ceil(capacity * k * tokens / experts) tokens a step; 0: all that come
+  Overflow overflow = Overflow::kPosition;
+  double balance = 0;  // how fast a bias on the gate follows the load, in logits a step; 0: there is none
+  bool operator==(const PlanSettings&) const = default;
+};
+
 // [[layer]]: what differs in some layers.
 struct LayerOverride {
   int64_t first = 0;  // of the model's layers, both included
   int64_t last = 0;
   std::optional<PluginChoice> router;
   std::optional<PluginChoice> expert;
+  std::optional<PlanSettings> plan;
   std::string attention_backend;  // empty: the default backend
   std::string expert_backend;
   std::string where;
 
   bool operator==(const LayerOverride& o) const {
-    return std::tie(first, last, router, expert, attention_backend, expert_backend) ==
-           std::tie(o.first, o.last, o.router, o.expert, o.attention_backend, o.expert_backend);
+    return std::tie(first, last, router, expert, plan, attention_backend, expert_backend) ==
+           std::tie(o.first, o.last, o.router, o.expert, o.plan, o.attention_backend, o.expert_backend);
   }
 };
 
@@ -71,6 +83,7 @@ struct Settings {
   std::vector<PluginChoice> backends;  // the first is the default
   std::optional<PluginChoice> router;  // none: what the checkpoint asks for
   std::optional<PluginChoice> expert;
+  PlanSettings plan;
   std::vector<LayerOverride> layers;
   std::vector<PluginChoice> samplers;  // empty: the default chain
   std::vector<PluginChoice> transports;

@@ -15,19 +15,19 @@ FeedForwardPart::~FeedForwardPart() {
 
 moe::Result<std::unique_ptr<FeedForwardPart>> FeedForwardPart::build(StepDevice& device, BuildContext& ctx, Host& host,
                                                                      std::optional<ChosenPart<moe_router>> router, ChosenPart<moe_expert> expert,
-                                                                     const FeedForwardPart* previous) {
+                                                                     const PlanSettings& plan_settings, const FeedForwardPart* previous) {
   std::unique_ptr<FeedForwardPart> part(new FeedForwardPart());
   part->previous_ = previous;
   part->device_ = &device;
   moe_plan& plan = part->largest_plan_ = moe::make<moe_plan>();
   plan.ids = plan.weights = plan.count = plan.aux = moe::absent();
   MOE_TRY(part->branch_.build(device, ctx, ctx.spec.norm_before ? "ffn_norm" : "", ctx.spec.norm_after ? "ffn_out_norm" : ""));
-  if (router) MOE_TRY(part->build_router(device, ctx, host, std::move(*router)));
+  if (router) MOE_TRY(part->build_router(device, ctx, host, std::move(*router), plan_settings));
   MOE_TRY(part->build_expert(device, ctx, host, std::move(expert)));
   return part;
 }
 
-moe::Status FeedForwardPart::build_router(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_router> chosen) {
+moe::Status FeedForwardPart::build_router(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_router> chosen, const PlanSettings& plan) {
   const FeedForwardSpec& spec = ctx.spec.layers[static_cast<size_t>(ctx.layer)].ffn;
   router_component_ = chosen.component;
   router_name_ = chosen.component.header().name;
@@ -52,16 +52,14 @@ moe::Status FeedForwardPart::build_router(StepDevice& device, BuildContext& ctx,
     return moe::invalid(fmt::format("{}: k: expected 1 to {} (the layer's experts), got {}", router_subject_, n_ids_, router_spec_.k_max));
   }
   on_host_ = (router_spec_.inputs & MOE_INPUT_HOST) != 0 && !device.device().host_visible();
-  const int64_t n = ctx.limits.max_tokens;
-  if (router_spec_.n_logits > 0) {
-    MOE_ASSIGN(const MatrixSet gate, ctx.weights.matrices(ctx.spec.router_tensors, "gate", ctx.layer, 1, router_spec_.n_logits, ctx.spec.d_model));
-    // Gate logits are f32 whatever the precision: bf16 collapses near ties.
-    MOE_TRY(gate_.build(device, ctx, gate, {}, shape_f32({n, ctx.spec.d_model}), shape_f32({n, router_spec_.n_logits}), MOE_F32, "auto"));
-    MOE_TRY(branch_.find_product(device, gate_.op(), gate_.largest(), true));
-    logits_slot_ = device.scratch().request("router_logits", static_cast<uint64_t>(n * router_spec_.n_logits) * 4);
-    weight_bytes_ += gate_.weight_bytes();
+  fills_count_ = router_spec_.dynamic != 0;
+  if (plan.capacity > 0) {
+    capacity_.emplace(plan.capacity, plan.overflow, n_experts_, router_spec_.k_max, ctx.limits.max_tokens);
+    router_spec_.dynamic = 1;
   }
+  MOE_TRY(build_gate(device, ctx, plan));
   MOE_TRY(build_plan(device, ctx));
+  const int64_t n = ctx.limits.max_tokens;
   MOE_ASSIGN(const auto bound, bind(device, ctx, router_spec_.weights, router_spec_.n_weights, ctx.spec.router_tensors, router_subject_, false));
   uint64_t workspace = 0;
   status = router_component_->prepare(router_, &device.compute(), bound.data(), static_cast<uint32_t>(bound.size()), n, &workspace, message.get());
@@ -71,6 +69,28 @@ moe::Status FeedForwardPart::build_router(StepDevice& device, BuildContext& ctx,
   } else {
     device.request_workspace(workspace);
   }
+  return {};
+}
+
+// The product that the router's logits come from, with a bias where one is to follow the load.
+moe::Status FeedForwardPart::build_gate(StepDevice& device, BuildContext& ctx, const PlanSettings& plan) {
+  const int64_t n = ctx.limits.max_tokens;
+  if (plan.balance > 0 && router_spec_.n_logits != n_ids_) {
+    return moe::invalid(fmt::format("{}: plan.balance: expected a router with a logit for each of the {} experts, got one with {}", router_subject_, n_ids_,
+                                    router_spec_.n_logits));
+  }
+  if (router_spec_.n_logits == 0) return {};
+  std::vector<float> bias;
+  if (plan.balance > 0) {
+    balancer_.emplace(plan.balance, n_ids_);
+    bias.resize(static_cast<size_t>(n_ids_));
+  }
+  MOE_ASSIGN(const MatrixSet gate, ctx.weights.matrices(ctx.spec.router_tensors, "gate", ctx.layer, 1, router_spec_.n_logits, ctx.spec.d_model));
+  // Gate logits are f32 whatever the precision: bf16 collapses near ties.
+  MOE_TRY(gate_.build(device, ctx, gate, bias, shape_f32({n, ctx.spec.d_model}), shape_f32({n, router_spec_.n_logits}), MOE_F32, "auto"));
+  MOE_TRY(branch_.find_product(device, gate_.op(), gate_.largest(), true));
+  logits_slot_ = device.scratch().request("router_logits", static_cast<uint64_t>(n * router_spec_.n_logits) * 4);
+  weight_bytes_ += gate_.weight_bytes();
   return {};
 }
 
@@ -93,7 +113,8 @@ moe::Status FeedForwardPart::build_plan(StepDevice& device, BuildContext& ctx) {
     MOE_ASSIGN(context_, on_host_ ? device.device().alloc_host(n_bytes) : device.device().alloc(n_bytes));
     context_rows_ = tensor(context_.data(), MOE_F32, {rows, router_spec_.context_floats}, on_host_ ? moe::kHost : where);
   }
-  return on_host_ ? allocate_host(device.device(), ctx.limits, ctx.spec.d_model) : moe::Status();
+  const bool limits_copies = capacity_ && !device.device().host_visible();
+  return on_host_ || limits_copies ? allocate_host(device.device(), ctx.limits, ctx.spec.d_model) : moe::Status();
 }
 
 // What a router that scores on the host reads and writes there.
@@ -259,7 +280,43 @@ moe::Status FeedForwardPart::route(StepDevice& device, const moe_tensor& before_
   }
   args.context.pages = device.pages();
   args.plan = plan();
-  return call_router(args);
+  if (!fills_count_) args.plan.count = moe::absent();
+  MOE_TRY(call_router(args));
+  return capacity_ ? limit(device) : moe::Status();
+}
+
+// The plan cut to the experts' capacity, on the host.
+void FeedForwardPart::limit_on_host(const moe_plan& plan) {
+  const int64_t n = plan.ids.shape[0];
+  auto* count = static_cast<int32_t*>(plan.count.data);
+  if (!fills_count_) std::fill_n(count, n, static_cast<int32_t>(router_spec_.k_max));
+  capacity_->apply(n, static_cast<int32_t*>(plan.ids.data), static_cast<float*>(plan.weights.data), count);
+}
+moe::Status FeedForwardPart::limit(StepDevice& step) {
+  Device& device = step.device();
+  const moe_plan there = plan();
+  if (device.host_visible()) {
+    limit_on_host(there);
+    return {};
+  }
+  MOE_TRY(fetch(device, host_ids_, there.ids));
+  MOE_TRY(fetch(device, host_weights_, there.weights));
+  if (fills_count_) MOE_TRY(fetch(device, host_count_, there.count));
+  MOE_TRY(device.sync());
+  moe_plan here = there;
+  here.ids = moe::with_rows(host_ids_.view, step.n_tokens());
+  here.weights = moe::with_rows(host_weights_.view, step.n_tokens());
+  here.count = tensor(host_count_.view.data, MOE_I32, {step.n_tokens()});
+  limit_on_host(here);
+  MOE_TRY(send(device, host_ids_, there.ids));
+  MOE_TRY(send(device, host_weights_, there.weights));
+  return send(device, host_count_, there.count);
+}
+
+moe::Status FeedForwardPart::follow_load(StepDevice& device) {
+  if (!balancer_) return {};
+  balancer_->follow(device.n_tokens(), router_spec_.k_max, host_ids(), host_count());
+  return gate_.set_bias(device, balancer_->bias());
 }
 
 // The layer below's decision for a router on the host.
@@ -303,9 +360,14 @@ moe::Status FeedForwardPart::route_on_host(StepDevice& step, const moe_tensor& b
   args.plan = on_device;
   args.plan.ids = moe::with_rows(host_ids_.view, n);
   args.plan.weights = moe::with_rows(host_weights_.view, n);
-  args.plan.count = moe::present(host_count_.view) ? tensor(host_count_.view.data, MOE_I32, {n}) : moe::absent();
+  args.plan.count = fills_count_ ? tensor(host_count_.view.data, MOE_I32, {n}) : moe::absent();
   args.plan.aux = moe::present(host_aux_.view) ? moe::with_rows(host_aux_.view, n) : moe::absent();
   MOE_TRY(call_router(args));
+  if (capacity_) {
+    moe_plan here = args.plan;
+    here.count = tensor(host_count_.view.data, MOE_I32, {n});
+    limit_on_host(here);
+  }
   MOE_TRY(send(device, host_ids_, on_device.ids));
   MOE_TRY(send(device, host_weights_, on_device.weights));
   MOE_TRY(send(device, host_count_, on_device.count));

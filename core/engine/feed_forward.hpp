@@ -8,6 +8,7 @@
 
 #include "core/engine/attention.hpp"
 #include "core/engine/parts.hpp"
+#include "core/engine/plan_limits.hpp"
 #include "moe/abi/expert.h"
 #include "moe/abi/router.h"
 
@@ -18,7 +19,7 @@ class FeedForwardPart {
   // `router` is empty in a dense layer.
   static moe::Result<std::unique_ptr<FeedForwardPart>> build(StepDevice& device, BuildContext& ctx, Host& host,
                                                              std::optional<ChosenPart<moe_router>> router, ChosenPart<moe_expert> expert,
-                                                             const FeedForwardPart* previous);
+                                                             const PlanSettings& plan, const FeedForwardPart* previous);
   ~FeedForwardPart();
   FeedForwardPart(const FeedForwardPart&) = delete;
   FeedForwardPart& operator=(const FeedForwardPart&) = delete;
@@ -27,8 +28,10 @@ class FeedForwardPart {
   moe::Status prepare_route(StepDevice& device);
   moe::Status route(StepDevice& device, const moe_tensor& before_attention);
   moe::Status run_experts(StepDevice& device);
+  // After a step, its decisions on the host: the gate's bias follows the load, where that is wanted.
+  moe::Status follow_load(StepDevice& device);
   // Whether route() and run_experts() only enqueue what may be recorded and replayed.
-  [[nodiscard]] bool route_is_graph_safe() const { return router_ == nullptr || (!on_host_ && has(router_component_, MOE_CAP_GRAPH_SAFE)); }
+  [[nodiscard]] bool route_is_graph_safe() const { return router_ == nullptr || (!on_host_ && !capacity_ && has(router_component_, MOE_CAP_GRAPH_SAFE)); }
   [[nodiscard]] bool experts_are_graph_safe() const { return has(expert_component_, MOE_CAP_GRAPH_SAFE); }
 
   [[nodiscard]] bool has_router() const { return router_ != nullptr; }
@@ -52,7 +55,8 @@ class FeedForwardPart {
 
  private:
   FeedForwardPart() = default;
-  moe::Status build_router(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_router> chosen);
+  moe::Status build_router(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_router> chosen, const PlanSettings& plan);
+  moe::Status build_gate(StepDevice& device, BuildContext& ctx, const PlanSettings& plan);
   moe::Status build_plan(StepDevice& device, BuildContext& ctx);
   moe::Status build_expert(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_expert> chosen);
   moe::Result<std::vector<moe_bound_weight>> bind(StepDevice& device, BuildContext& ctx, const moe_weight_spec* specs, uint32_t n_specs,
@@ -62,6 +66,8 @@ class FeedForwardPart {
     return (component.header().capabilities & capability) != 0;
   }
   [[nodiscard]] moe_route_args route_args(StepDevice& device) const;
+  moe::Status limit(StepDevice& device);
+  void limit_on_host(const moe_plan& plan);
   moe::Status call_router(const moe_route_args& args);
   moe::Status route_on_host(StepDevice& device, const moe_tensor& before_attention);
   moe::Result<moe_plan> previous_on_host(Device& device);
@@ -77,6 +83,9 @@ class FeedForwardPart {
 
   Branch branch_;
   Linear gate_;
+  std::optional<CapacityLimit> capacity_;
+  std::optional<LoadBalancer> balancer_;
+  bool fills_count_ = false;  // the router's plan has a count; with a capacity there is one in any case
   size_t logits_slot_ = 0;
   Component<moe_router> router_component_;
   Component<moe_expert> expert_component_;

@@ -54,6 +54,10 @@ moe::Status Linear::build(StepDevice& device, BuildContext& ctx, const MatrixSet
   return {};
 }
 
+moe::Status Linear::set_bias(StepDevice& device, std::span<const float> bias) {
+  return device.device().upload(bias_.data(), bias.data(), bias.size_bytes());
+}
+
 moe_matmul_args Linear::args(const moe_tensor& x, const moe_tensor& out) const {
   moe_matmul_args call = args_;
   call.x = x;

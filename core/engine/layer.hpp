@@ -54,6 +54,8 @@ class Linear {
   [[nodiscard]] const moe_matmul_args& largest() const { return args_; }
   [[nodiscard]] const moe::Op& op() const { return op_; }
   moe::Status run(StepDevice& device, const moe_tensor& x, const moe_tensor& out) const;
+  // Other values for the bias that it was built with, from the next run on.
+  moe::Status set_bias(StepDevice& device, std::span<const float> bias);
   [[nodiscard]] uint64_t weight_bytes() const { return weight_.bytes(); }
 
  private:

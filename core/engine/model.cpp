@@ -191,12 +191,14 @@ moe::Status LoadedModel::build_layers(const Settings& settings, Host& host, Buil
     std::vector<const PluginChoice*> routers, experts;
     if (settings.router) routers.push_back(&*settings.router);
     if (settings.expert) experts.push_back(&*settings.expert);
+    PlanSettings plan = settings.plan;
     Layer layer;
     layer.attention_device = layer.expert_device = main_;
     for (const auto& o : settings.layers) {
       if (l < o.first || l > o.last) continue;
       if (o.router) routers.push_back(&*o.router);
       if (o.expert) experts.push_back(&*o.expert);
+      if (o.plan) plan = *o.plan;
       if (!o.attention_backend.empty()) {
         MOE_ASSIGN(layer.attention_device, device_named(o.attention_backend, settings, host));
       }
@@ -213,7 +215,7 @@ moe::Status LoadedModel::build_layers(const Settings& settings, Host& host, Buil
       MOE_ASSIGN(router, choose_part<moe_router>(ffn.router, routers, fmt::format("layer {}: router", l), [&](const std::string& name) { return registry_->router(name); }));
     }
     MOE_ASSIGN(auto expert, choose_part<moe_expert>(ffn.expert, experts, fmt::format("layer {}: expert", l), [&](const std::string& name) { return registry_->expert(name); }));
-    MOE_ASSIGN(layer.ffn, FeedForwardPart::build(*layer.expert_device, ctx, host, std::move(router), std::move(expert), previous));
+    MOE_ASSIGN(layer.ffn, FeedForwardPart::build(*layer.expert_device, ctx, host, std::move(router), std::move(expert), plan, previous));
     if (layer.ffn->wants_before_attention()) {
       layer.input_slot = layer.expert_device->scratch().request("layer_input", static_cast<uint64_t>(limits_.max_tokens * spec_.d_model) * 4);
     }
@@ -460,7 +462,9 @@ moe::Result<float*> LoadedModel::forward(const Batch& batch) {
     StepRecorder nothing;
     MOE_TRY(run(nothing));
   }
-  return fetch_results();
+  MOE_ASSIGN(float* const logits, fetch_results());
+  for (size_t l = 0; l < moe_parts_.size(); ++l) MOE_TRY(moe_parts_[l]->follow_load(*moe_devices_[l]));
+  return logits;
 }
 
 Model::PlanView LoadedModel::plan(int64_t moe_layer) {

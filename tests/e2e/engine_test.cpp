@@ -159,6 +159,56 @@ TEST(ContextRouter, chooses_otherwise_than_without_a_past) {
   EXPECT_NE(tokens[0], tokens[1]);
 }
 
+// 8 requests at once on a model; what each said.
+std::vector<std::vector<int32_t>> said(const std::vector<std::string>& sets) {
+  TestEngine engine("mixtral", sets);
+  if (!engine.ok()) return {};
+  std::array<Record, 8> records;
+  for (size_t i = 0; i < records.size(); ++i) {
+    EXPECT_TRUE(engine->submit(request(static_cast<int32_t>(i), 0), &records[i]).ok());
+  }
+  engine.run();
+  std::vector<std::vector<int32_t>> tokens;
+  for (const Record& r : records) {
+    EXPECT_EQ(r.reason, FinishReason::kLength);
+    tokens.push_back(r.tokens);
+  }
+  return tokens;
+}
+
+TEST(PlanLimits, a_capacity_that_nothing_exceeds_changes_nothing_and_a_small_one_does) {
+  const auto want = said({});
+  ASSERT_EQ(want.size(), 8U);
+  EXPECT_EQ(said({"plan.capacity=100"}), want);
+  EXPECT_EQ(said({"plan.capacity=100", "plan.overflow=\"weight\""}), want);
+  const auto by_position = said({"plan.capacity=0.5"});
+  const auto by_weight = said({"plan.capacity=0.5", "plan.overflow=\"weight\""});
+  EXPECT_NE(by_position, want);
+  EXPECT_NE(by_weight, want);
+  EXPECT_NE(by_weight, by_position);
+  EXPECT_EQ(said({"plan.capacity=0.5"}), by_position) << "the same company, the same tokens";
+  EXPECT_NE(said({"layer=[{match=\"1\",plan={capacity=0.5}}]"}), want);
+}
+
+TEST(PlanLimits, a_bias_that_follows_the_load_changes_what_is_chosen_and_needs_a_logit_for_each_expert) {
+  EXPECT_NE(said({"plan.balance=0.5"}), said({}));
+  auto settings = load_settings("", {"plan.balance=0.1", "router={plugin=\"cosine\"}"});
+  ASSERT_TRUE(settings.ok());
+  settings->model.path = fixture_dir("mixtral");
+  settings->architecture_paths.emplace_back(PATCHBAY_SOURCE_DIR "/configs/architectures");
+  settings->backends = {{"cpu", {}, "test"}};
+  Host host(1);
+  RegistryOptions plugins;
+  plugins.search_paths = {PATCHBAY_BINARY_DIR "/lib/patchbay/plugins"};
+  plugins.probe_program = PATCHBAY_BINARY_DIR "/bin/patchbay";
+  const auto model = Model::load(*settings, PluginRegistry::scan(std::move(plugins), host), host, {});
+  ASSERT_FALSE(model.ok());
+  EXPECT_NE(model.error().message.find(
+                "plan.balance: expected a router with a logit for each of the 8 experts, got one with 0"),
+            std::string::npos)
+      << model.error().message;
+}
+
 TEST(Sampling, another_seed_gives_another_text_and_the_same_seed_the_same) {
   TestEngine engine("mixtral");
   ASSERT_TRUE(engine.ok());

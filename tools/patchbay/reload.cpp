@@ -18,6 +18,7 @@ std::vector<std::string> fixed_differences(const Settings& now, const Settings& 
   compare("backend", now.backends, wanted.backends);
   compare("router", now.router, wanted.router);
   compare("expert", now.expert, wanted.expert);
+  compare("plan", now.plan, wanted.plan);
   compare("layer", now.layers, wanted.layers);
   EngineSettings a = now.engine;
   EngineSettings b = wanted.engine;

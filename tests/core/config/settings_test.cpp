@@ -55,6 +55,25 @@ TEST(Settings, a_value_out_of_range_is_refused) {
   EXPECT_NE(error_of("[model]\nprecision = \"fp13\"\n").find("expected one of"), std::string::npos);
 }
 
+TEST(Settings, limits_of_plans_are_off_by_default_and_may_differ_by_layer) {
+  const auto none = settings_from_text("", "c.toml");
+  ASSERT_TRUE(none.ok());
+  EXPECT_EQ(none->plan, PlanSettings());
+  const auto some = settings_from_text(
+      "[plan]\ncapacity = 1.25\noverflow = \"weight\"\n[[layer]]\nmatch = 2\nplan = { balance = 0.01 }\n", "c.toml");
+  ASSERT_TRUE(some.ok()) << some.error().message;
+  EXPECT_EQ(some->plan, (PlanSettings{1.25, Overflow::kWeight, 0}));
+  EXPECT_EQ(some->layers.at(0).plan, (PlanSettings{0, Overflow::kPosition, 0.01}));
+  for (const auto& [text, message] :
+       {std::pair{"[plan]\ncapacity = -1", "plan.capacity: expected a number from 0 to 1000000, got -1"},
+        std::pair{"[plan]\nbalance = nan", "plan.balance: expected a number from 0 to 1, got nan"},
+        std::pair{"[plan]\noverflow = \"next\"", "plan.overflow"}}) {
+    const auto wrong = settings_from_text(text, "c.toml");
+    ASSERT_FALSE(wrong.ok()) << text;
+    EXPECT_NE(wrong.error().message.find(message), std::string::npos) << wrong.error().message;
+  }
+}
+
 TEST(Settings, layers_are_matched_by_number_range_and_all) {
   const auto settings = settings_from_text(
       "[[layer]]\nmatch = \"4-\"\nrouter = { plugin = \"topk\", k = 2 }\n[[layer]]\nmatch = 1\nbackend = "
