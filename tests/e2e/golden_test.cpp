@@ -39,10 +39,11 @@ TEST_P(Golden, greedy_text_is_that_of_the_reference_implementation) {
   EXPECT_EQ(doc->at("finish_reason"), "length");
 }
 
+const auto kFixtures = ::testing::Values("deepseek_v2", "deepseek_v2_grouped", "deepseek_v3", "gpt_oss", "mixtral",
+                                         "olmoe", "qwen2_moe", "qwen3_moe");
+
 INSTANTIATE_TEST_SUITE_P(Architectures, Golden,
-                         ::testing::Combine(::testing::Values("deepseek_v2", "deepseek_v2_grouped", "deepseek_v3",
-                                                              "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"),
-                                            ::testing::Values("reference", "cpu", "cuda")),
+                         ::testing::Combine(kFixtures, ::testing::Values("reference", "cpu", "cuda")),
                          [](const auto& test) {
                            return std::string(std::get<0>(test.param)) + "_" + std::get<1>(test.param);
                          });
@@ -64,8 +65,10 @@ void reshard(const fs::path& from, const fs::path& to, uint64_t max_shard_bytes)
   fs::copy_file(from / "config.json", to / "config.json");
 }
 
-TEST(Sharded, a_checkpoint_in_many_shards_gives_the_same_bits) {
-  const fs::path dir = fixture_dir("deepseek_v3");
+class Sharded : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(Sharded, a_checkpoint_in_many_shards_gives_the_same_bits) {
+  const fs::path dir = fixture_dir(GetParam());
   const json ids = json_file(dir / "expected.json").at("input_ids");
   const ScratchDir sharded;
   reshard(dir, sharded.path(), 100'000);
@@ -75,7 +78,10 @@ TEST(Sharded, a_checkpoint_in_many_shards_gives_the_same_bits) {
   const LogitsRun shards = run_logits(sharded.path(), ids, {"--backend", "cpu"});
   ASSERT_FALSE(whole.logits.empty());
   EXPECT_EQ(whole.logits, shards.logits);
+  EXPECT_EQ(whole.routes, shards.routes);
 }
+
+INSTANTIATE_TEST_SUITE_P(Architectures, Sharded, kFixtures, [](const auto& test) { return std::string(test.param); });
 
 class MixedPlacement : public ::testing::TestWithParam<const char*> {};
 
