@@ -1,10 +1,52 @@
 #include "address.hpp"
 
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
 #include <string>
 
 #include "moe/sdk/transport_support.hpp"
 
 namespace zeromq {
+namespace {
+
+// Whether somebody listens at the socket `path`.
+bool is_served(const sockaddr_un& address) {
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  const bool served = ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+  ::close(fd);
+  return served;
+}
+
+}  // namespace
+
+moe::Status check_path(std::string_view address) {
+  constexpr std::string_view kIpc = "ipc://";
+  if (!address.starts_with(kIpc)) return {};
+  const std::string path(address.substr(kIpc.size()));
+  if (path.starts_with('@') || path == "*") return {};  // no file: an abstract name, or any free one
+  sockaddr_un socket{};
+  socket.sun_family = AF_UNIX;
+  if (path.size() >= sizeof socket.sun_path) {
+    return moe::invalid("bind: expected a path of at most " + std::to_string(sizeof socket.sun_path - 1) +
+                        " bytes, got " + std::to_string(path.size()) + ": " + path);
+  }
+  struct stat found {};
+  if (::lstat(path.c_str(), &found) != 0) return {};
+  if (!S_ISSOCK(found.st_mode)) {
+    return moe::invalid("bind: expected no file or a socket that nobody serves, got another kind of file: " + path);
+  }
+  std::memcpy(socket.sun_path, path.data(), path.size());
+  if (is_served(socket)) {
+    return moe::Error{MOE_UNAVAILABLE,
+                      "bind: expected a socket that nobody serves, got one that a server listens at: " + path};
+  }
+  return {};
+}
 
 moe::Status check_address(std::string_view address, bool allow_remote) {
   constexpr std::string_view kTcp = "tcp://";

@@ -61,6 +61,8 @@ class ZeromqTransport final : public moe::Transport {
   }
 
   moe::Status start(const moe_service& service) override {
+    MOE_TRY(check_path(options_.bind));
+    MOE_TRY(check_path(options_.publish));
     try {
       loop_ = std::make_unique<Loop>(options_, service);
     } catch (const zmq::error_t& e) {

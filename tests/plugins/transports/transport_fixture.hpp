@@ -68,16 +68,20 @@ struct TransportTest : ::testing::Test {
     }
     return values;
   }
-  void serve(std::map<std::string, std::string> given = {}, const ServiceOptions& options = {}) {
+  void serve(const std::map<std::string, std::string>& given = {}, const ServiceOptions& options = {}) {
+    ASSERT_EQ(try_to_serve(given, options), "");
+    address = table->address(transport);
+  }
+  // The error of starting it, or nothing.
+  std::string try_to_serve(std::map<std::string, std::string> given, const ServiceOptions& options = {}) {
     given.emplace("bind", any_);
     service = std::make_unique<Service>(engine, *model, metrics, info, options);
     engine.before_step = [this] { std::this_thread::sleep_for(step.load()); };
     engine.start();
-    ASSERT_EQ(create(given), "");
+    if (std::string wrong = create(given); !wrong.empty()) return wrong;
     char text[512] = "";
     moe_message message{text, sizeof text, 0};
-    ASSERT_EQ(table->start(transport, service->abi(), &message), MOE_OK) << text;
-    address = table->address(transport);
+    return table->start(transport, service->abi(), &message) == MOE_OK ? "" : text;
   }
   void stop(int64_t grace_ms = 0) {
     if (transport == nullptr) return;

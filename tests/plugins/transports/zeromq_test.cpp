@@ -1,9 +1,11 @@
 // The plugin as it is loaded, with scripted clients on one side and a service over an echoing engine on the other.
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <thread>
 
 #include "transport_fixture.hpp"
@@ -30,6 +32,17 @@ TEST_F(ZeromqTest, a_stream_comes_whole_over_tcp) {
   EXPECT_EQ(s.end.reason(), v1::FINISH_REASON_STOP);
 }
 
+// A socket's file that nobody listens at any more.
+void leave_socket(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  unlink(path.c_str());
+  const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  ASSERT_EQ(bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  close(fd);
+}
+
 TEST_F(ZeromqTest, a_stream_comes_whole_over_ipc) {
   const std::string path = ::testing::TempDir() + "zeromq_test_" + std::to_string(getpid()) + ".ipc";
   serve({{"bind", "ipc://" + path}});
@@ -40,6 +53,47 @@ TEST_F(ZeromqTest, a_stream_comes_whole_over_ipc) {
     EXPECT_EQ(n_connections(), 1);
   }
   EXPECT_TRUE(eventually([this] { return n_connections() == 0; }));
+}
+
+TEST_F(ZeromqTest, a_socket_that_a_dead_server_left_is_taken) {
+  const std::string path = ::testing::TempDir() + "zeromq_test_left_" + std::to_string(getpid()) + ".ipc";
+  leave_socket(path);
+  serve({{"bind", "ipc://" + path}});
+  ZmqClient client(address);
+  client.generate(1, "taken over");
+  EXPECT_EQ(client.stream(1).text, "taken over");
+}
+
+TEST_F(ZeromqTest, a_socket_that_another_server_has_is_refused) {
+  const std::string path = ::testing::TempDir() + "zeromq_test_taken_" + std::to_string(getpid()) + ".ipc";
+  zmq::context_t context;
+  zmq::socket_t other(context, zmq::socket_type::router);
+  other.bind("ipc://" + path);
+  const std::string error = try_to_serve({{"bind", "ipc://" + path}});
+  EXPECT_EQ(error, "bind: expected a socket that nobody serves, got one that a server listens at: " + path);
+  zmq::socket_t client(context, zmq::socket_type::dealer);
+  client.connect("ipc://" + path);
+  client.send(zmq::str_buffer("still there"));
+  zmq::message_t from;
+  other.set(zmq::sockopt::rcvtimeo, 5000);
+  EXPECT_TRUE(other.recv(from).has_value());
+}
+
+TEST_F(ZeromqTest, a_file_that_is_no_socket_is_refused_and_stays) {
+  const std::string path = ::testing::TempDir() + "zeromq_test_file_" + std::to_string(getpid());
+  std::ofstream(path) << "precious";
+  const std::string error = try_to_serve({{"bind", "ipc://" + path}});
+  EXPECT_EQ(error, "bind: expected no file or a socket that nobody serves, got another kind of file: " + path);
+  std::string text;
+  std::ifstream(path) >> text;
+  EXPECT_EQ(text, "precious");
+  unlink(path.c_str());
+}
+
+TEST_F(ZeromqTest, a_path_too_long_for_a_socket_is_refused) {
+  const std::string path = "/tmp/" + std::string(200, 'x');
+  const std::string error = try_to_serve({{"bind", "ipc://" + path}});
+  EXPECT_EQ(error, "bind: expected a path of at most 107 bytes, got 205: " + path);
 }
 
 TEST_F(ZeromqTest, many_clients_get_their_own_streams) {
