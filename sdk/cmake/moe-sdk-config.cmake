@@ -1,3 +1,22 @@
+# find_package(moe-sdk): moe::sdk, moe_add_plugin(), moe_add_plugin_test(); headers only.
+# find_package(moe-sdk COMPONENTS schema): also moe::schema, the wire's Protobuf messages.
+# find_package(moe-sdk COMPONENTS client): also moe::client, the client library (and moe::schema).
 get_filename_component(MOE_SDK_PREFIX ${CMAKE_CURRENT_LIST_DIR}/../../.. ABSOLUTE)
 include(${CMAKE_CURRENT_LIST_DIR}/moe-sdk-targets.cmake)
 include(${CMAKE_CURRENT_LIST_DIR}/moe_add_plugin.cmake)
+foreach(component ${moe-sdk_FIND_COMPONENTS})
+  if(NOT component MATCHES "^(schema|client)$")
+    set(moe-sdk_FOUND FALSE)
+    set(moe-sdk_NOT_FOUND_MESSAGE "expected the components schema or client, got ${component}")
+    return()
+  endif()
+endforeach()
+if(moe-sdk_FIND_COMPONENTS)
+  include(${CMAKE_CURRENT_LIST_DIR}/moe_schema.cmake)
+  if(NOT TARGET moe::schema)
+    moe_add_schema(${MOE_SDK_PREFIX}/share/moe-sdk/schemas)
+  endif()
+  if("client" IN_LIST moe-sdk_FIND_COMPONENTS AND NOT TARGET moe::client)
+    moe_add_client()
+  endif()
+endif()

@@ -346,7 +346,7 @@ TEST(Serve, the_python_example_streams_the_answer) {
                                " " PATCHBAY_SOURCE_DIR "/schemas/patchbay.proto";
   ASSERT_EQ(std::system(generate.c_str()), 0);
   const std::string run = "PYTHONPATH=" + dir.path().string() + " PYTHONDONTWRITEBYTECODE=1 " + python +
-                          " " PATCHBAY_SOURCE_DIR "/examples/python/client.py --server " + server.address + " '" +
+                          " " PATCHBAY_SOURCE_DIR "/sdk/examples/python/client.py --server " + server.address + " '" +
                           kQuestion + "' > " + (dir / "out") + " 2> " + (dir / "err");
   EXPECT_EQ(std::system(run.c_str()), 0) << e2e::read_text(dir / "err");
   EXPECT_EQ(e2e::read_text(dir / "out"), "378\n");

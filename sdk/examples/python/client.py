@@ -2,9 +2,9 @@
 """A client of a Patchbay server over ZeroMQ: streams text, and goes on with it when the connection breaks.
 
     apt install python3-zmq python3-protobuf protobuf-compiler        # or: pip install pyzmq protobuf
-    protoc -I schemas --python_out examples/python schemas/patchbay.proto
+    protoc -I schemas --python_out sdk/examples/python schemas/patchbay.proto
     patchbay serve --model configs/quickstart/model &
-    python3 examples/python/client.py "What is 293 + 85?"
+    python3 sdk/examples/python/client.py "What is 293 + 85?"
 
 A client is a DEALER socket. Each message that it sends is one frame, a serialized ClientMessage; each frame that it gets is a
 ServerMessage. The events of a stream are numbered from 1: whoever counts them knows that none is missing.
