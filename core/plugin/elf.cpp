@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 
 namespace patchbay {
 namespace {
@@ -111,7 +110,9 @@ moe::Result<ElfFile> ElfFile::read(const std::filesystem::path& path) {
     return invalid(fmt::format("{}: expected a library of at most 4 GiB, got {}", path.string(),
                                ec ? ec.message() : "a larger one"));
   std::ifstream in(path, std::ios::binary);
-  const std::string bytes(std::istreambuf_iterator<char>(in), {});
+  std::string bytes(size, '\0');
+  in.read(bytes.data(), static_cast<std::streamsize>(size));
+  bytes.resize(static_cast<size_t>(in.gcount()));
   auto parsed = parse(bytes);
   if (!parsed.ok()) return parsed.error().in(path.string());
   return parsed;
