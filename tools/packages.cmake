@@ -20,4 +20,7 @@ set(CPACK_DEBIAN_SDK_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_SDK_DESCRIPTION "headers and templates for plugins of mixture-of-experts runtimes
  The C ABI, a C++ layer over it, CMake functions, a template of every kind of plugin, and guides.")
 set(CPACK_DEBIAN_SDK_PACKAGE_SUGGESTS "patchbay, cmake, g++")
+install(FILES LICENSE DESTINATION share/doc/patchbay RENAME copyright)
+install(FILES LICENSE DESTINATION share/doc/moe-sdk RENAME copyright COMPONENT sdk)
+install(FILES tools/deploy/patchbay.service DESTINATION lib/systemd/system)
 include(CPack)
