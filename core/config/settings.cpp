@@ -243,6 +243,8 @@ moe::Result<Settings> load_settings(const fs::path& file, const std::vector<std:
   return read_settings(document);
 }
 
+moe::Result<Settings> settings_from_node(const TomlNode& document) { return read_settings(document); }
+
 moe::Result<Settings> settings_from_text(std::string_view text, const std::string& source) {
   MOE_ASSIGN(const TomlNode document, parse_toml(text, source));
   return read_settings(document);

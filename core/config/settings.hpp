@@ -98,6 +98,8 @@ struct Settings {
 // current folder. Errors: file, line, column, what was expected, what came, the nearest right name.
 moe::Result<Settings> load_settings(const std::filesystem::path& file, const std::vector<std::string>& overrides);
 
+// The same from a document that is parsed already. A path is relative to the folder of the file where it stood.
+moe::Result<Settings> settings_from_node(const TomlNode& document);
 // The same from text, for tests and fuzzing.
 moe::Result<Settings> settings_from_text(std::string_view text, const std::string& source);
 

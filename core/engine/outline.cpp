@@ -151,17 +151,18 @@ moe::Result<std::vector<float>> OutlineLoader::vectors(const TensorMap& map, con
   if (need.n_elements() > kMost)
     return moe::invalid(
         fmt::format("layer {}: {}: expected at most {} numbers, got {} x {}", layer, role, kMost, n_groups, n));
-  std::vector<float> zeros(static_cast<size_t>(n_groups * n));
+  std::vector<float> values(static_cast<size_t>(n_groups * n));
   if (real_ != nullptr) {
     auto found = WeightLoader::vectors(map, role, layer, n_groups, n);
     if (found.ok()) {
       note_stored(need);
+      values = std::move(found).value();  // a part may refuse what is no table, say
     } else if (said_.insert(found.error().message).second) {
       outline_.problems.push_back(found.error().message);
     }
   }
   outline_.weights.push_back(std::move(need));
-  return zeros;
+  return values;
 }
 
 bool OutlineLoader::has(const TensorMap& map, const std::string& role, int64_t layer) const {

@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "tools/patchbay/bandwidth.hpp"
 #include "tools/patchbay/commands.hpp"
 #include "tools/patchbay/report.hpp"
 #include "tools/patchbay/session.hpp"
 #include "tools/patchbay/shapes.hpp"
+#include "tools/patchbay/speed.hpp"
 
 namespace patchbay {
 namespace {
@@ -20,97 +20,10 @@ using Clock = std::chrono::steady_clock;
 struct BenchFlags {
   CommonFlags common;
   std::vector<int64_t> batch = {1};
-  int64_t n_prompt = 128;
-  int64_t n_decode = 128;
-  int64_t rounds = 5;
+  SpeedOptions speed;
   std::string like;
   std::string type = "bf16";
 };
-
-double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v.empty() ? 0 : v[v.size() / 2];
-}
-
-// Counts tokens and remembers nothing else.
-class Counter final : public RequestSink {
- public:
-  void on_token(uint64_t id, const TokenOut&) override {
-    ++n_tokens;
-    begun.insert(id);
-  }
-  void on_end(uint64_t, FinishReason, const moe::Error* error, const RequestUsage& usage) override {
-    ++n_ended;
-    prefill_s = std::max(prefill_s, usage.prefill_s);
-    if (error != nullptr) problem = error->message;
-  }
-  int64_t n_tokens = 0;
-  int64_t n_ended = 0;
-  std::set<uint64_t> begun;  // requests that have a token
-  double prefill_s = 0;
-  std::string problem;
-};
-
-struct Measurement {
-  int64_t batch = 0;
-  double prefill_tokens_per_s = 0;
-  double decode_tokens_per_s = 0;
-  double step_us = 0;      // of a decode step, median
-  double p99_step_us = 0;
-};
-
-// Some ids that differ, within the vocabulary.
-std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab, int64_t salt) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 13) % n_vocab));
-  return ids;
-}
-
-Measurement measure(Session& session, const BenchFlags& flags, int64_t batch) {
-  Measurement out;
-  out.batch = batch;
-  std::vector<double> prefill, decode, steps;
-  for (int64_t round = 0; round < flags.rounds; ++round) {
-    Counter counter;
-    for (int64_t b = 0; b < batch; ++b) {
-      Request request;
-      request.prompt = some_ids(flags.n_prompt, session.engine->n_vocab(), b + 1);
-      request.max_tokens = flags.n_decode + 1;
-      request.sampling.push_back({"temperature", 0.0});
-      value_or_fail(session.engine->submit(std::move(request), &counter));
-    }
-    const auto start = Clock::now();
-    const auto all_begun = [&] { return static_cast<int64_t>(counter.begun.size()) == batch; };
-    while (!all_begun() && counter.n_ended < batch && session.engine->step()) {
-    }
-    const auto first = Clock::now();
-    const int64_t before = counter.n_tokens;
-    // From here to the first that ends, every step has the whole batch and nothing else. Those whose prompts came first
-    // may have ended before; then what is left counts.
-    const bool whole = counter.n_ended == 0;
-    while (whole ? counter.n_ended == 0 : counter.n_ended < batch) {
-      const auto at = Clock::now();
-      if (!session.engine->step()) break;
-      steps.push_back(seconds(Clock::now() - at) * 1e6);
-    }
-    const auto end = Clock::now();
-    const int64_t after = counter.n_tokens;
-    while (counter.n_ended < batch && session.engine->step()) {
-    }
-    if (!counter.problem.empty()) fail(moe::internal(counter.problem));
-    prefill.push_back(static_cast<double>(batch * flags.n_prompt) / seconds(first - start));
-    decode.push_back(static_cast<double>(after - before) / seconds(end - first));
-  }
-  out.prefill_tokens_per_s = median(prefill);
-  out.decode_tokens_per_s = median(decode);
-  std::sort(steps.begin(), steps.end());
-  if (!steps.empty()) {
-    out.step_us = steps[steps.size() / 2];
-    out.p99_step_us = steps[steps.size() * 99 / 100];
-  }
-  return out;
-}
 
 struct Breakdown {
   double step_us = 0;
@@ -124,8 +37,8 @@ struct Breakdown {
 Breakdown break_down(Session& session, const BenchFlags& flags) {
   Counter counter;
   Request request;
-  request.prompt = some_ids(flags.n_prompt, session.engine->n_vocab(), 1);
-  request.max_tokens = flags.n_decode + 1;
+  request.prompt = some_ids(flags.speed.n_prompt, session.engine->n_vocab(), 1);
+  request.max_tokens = flags.speed.n_decode + 1;
   request.sampling.push_back({"temperature", 0.0});
   value_or_fail(session.engine->submit(std::move(request), &counter));
   while (counter.n_tokens < 1 && counter.n_ended == 0) session.engine->step();
@@ -139,7 +52,7 @@ Breakdown break_down(Session& session, const BenchFlags& flags) {
     for (Device* d : session.model->devices()) before += d->profiled_ns();
     const auto at = Clock::now();
     if (!session.engine->step()) break;
-    const double step = seconds(Clock::now() - at) * 1e6;
+    const double step = seconds_of(Clock::now() - at) * 1e6;
     uint64_t after = 0;
     for (Device* d : session.model->devices()) after += d->profiled_ns();
     const double ops = static_cast<double>(after - before) / 1e3;
@@ -164,13 +77,13 @@ Breakdown break_down(Session& session, const BenchFlags& flags) {
   constexpr int kReadings = 10000;
   const auto start = Clock::now();
   for (int i = 0; i < kReadings; ++i) (void)Clock::now();
-  const double reading_us = seconds(Clock::now() - start) * 1e6 / kReadings;
+  const double reading_us = seconds_of(Clock::now() - start) * 1e6 / kReadings;
   out.other_us = median(others) - reading_us * static_cast<double>(launches) / n_steps;
   out.allowed_us = 15 + 2 * static_cast<double>(session.model->layers().size());
   return out;
 }
 
-void print_table(const Session& session, const std::vector<Measurement>& all, const Breakdown& b, double before, double after) {
+void print_table(const Session& session, const std::vector<SpeedMeasurement>& all, const Breakdown& b, double before, double after) {
   const ModelBytes& bytes = session.model->bytes();
   const bool measured = before > 0;
   if (measured) fmt::print("memory reads {:.1f} GB/s before, {:.1f} GB/s after; ", before / 1e9, after / 1e9);
@@ -194,7 +107,7 @@ void bench(const BenchFlags& flags) {
   needs.text = false;
   const int64_t largest = *std::max_element(flags.batch.begin(), flags.batch.end());
   needs.defaults = [&](Settings& s) {
-    const int64_t context = flags.n_prompt + flags.n_decode + 2;
+    const int64_t context = flags.speed.n_prompt + flags.speed.n_decode + 2;
     s.engine.batch_size = std::max<int64_t>(largest, 1);
     s.engine.prefix_cache = false;  // a prompt is to be computed as often as it is measured
     if (s.engine.cache_tokens == 0) s.engine.cache_tokens = (context + s.engine.page_tokens) * largest;
@@ -207,13 +120,13 @@ void bench(const BenchFlags& flags) {
     };
   }
   Session session = value_or_fail(open_session(flags.common, needs));
-  if (flags.n_prompt + flags.n_decode + 1 > session.model->context()) {
+  if (flags.speed.n_prompt + flags.speed.n_decode + 1 > session.model->context()) {
     fail(moe::invalid(fmt::format("--prompt-tokens and --decode-tokens: expected at most {} together (the context), got {}", session.model->context() - 1,
-                                  flags.n_prompt + flags.n_decode)));
+                                  flags.speed.n_prompt + flags.speed.n_decode)));
   }
   const double before = measure_weights_bandwidth(*session.host, *session.model, 0.2);
-  std::vector<Measurement> all;
-  for (const int64_t batch : flags.batch) all.push_back(measure(session, flags, batch));
+  std::vector<SpeedMeasurement> all;
+  for (const int64_t batch : flags.batch) all.push_back(value_or_fail(measure_speed(session, flags.speed, batch)));
   const Breakdown breakdown = break_down(session, flags);
   const double after = measure_weights_bandwidth(*session.host, *session.model, 0.2);
   if (!flags.common.json) {
@@ -241,11 +154,11 @@ void add_bench(CLI::App& app) {
   CLI::App* command = app.add_subcommand("bench", "Measure prefill and decoding against what the machine can do");
   add_common_flags(*command, flags->common);
   command->add_option("--batch", flags->batch, "numbers of requests side by side")->delimiter(',')->check(CLI::Range(1, 4096))->type_name("N,...");
-  command->add_option("--prompt-tokens", flags->n_prompt, "length of each prompt")->check(CLI::Range(1, 1 << 20))->type_name("N");
-  command->add_option("--decode-tokens", flags->n_decode, "tokens that each request generates")->check(CLI::Range(1, 1 << 20))->type_name("N");
+  command->add_option("--prompt-tokens", flags->speed.n_prompt, "length of each prompt")->check(CLI::Range(1, 1 << 20))->type_name("N");
+  command->add_option("--decode-tokens", flags->speed.n_decode, "tokens that each request generates")->check(CLI::Range(1, 1 << 20))->type_name("N");
   command->add_option("--like", flags->like, "random weights in the shape of a known model (see `model make-random --help`) or of a config.json, instead of --model")->type_name("NAME");
   command->add_option("--type", flags->type, "how these are stored before model.precision is applied: f32 | f16 | bf16 | mxfp4")->type_name("NAME");
-  command->add_option("--rounds", flags->rounds, "medians are over so many")->check(CLI::Range(1, 1000))->type_name("N");
+  command->add_option("--rounds", flags->speed.rounds, "medians are over so many")->check(CLI::Range(1, 1000))->type_name("N");
   command->callback([flags] { bench(*flags); });
 }
 

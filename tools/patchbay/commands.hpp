@@ -13,6 +13,7 @@ void add_top(CLI::App& app);
 void add_keys(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_experiment(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_model(CLI::App& app);

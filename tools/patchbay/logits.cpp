@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
-#include "core/engine/cache.hpp"
 #include "core/model/json/json.hpp"
 #include "tools/patchbay/commands.hpp"
 #include "tools/patchbay/npy.hpp"
+#include "tools/patchbay/sequence_pass.hpp"
 #include "tools/patchbay/session.hpp"
 
 namespace patchbay {
@@ -67,31 +67,12 @@ void logits(const LogitsFlags& flags) {
   const auto ids = value_or_fail(read_ids(flags.tokens, model.spec().n_vocab));
   const auto n = static_cast<int64_t>(ids.size());
   if (n > model.context()) fail(moe::invalid(fmt::format("{}: expected at most {} ids (the context), got {}", flags.tokens, model.context(), n)));
-  PageAllocator pages(model.limits().n_pages, model.limits().page_tokens);
-  std::vector<int32_t> own;
-  if (!pages.take(pages.pages_for(n), own)) fail(moe::exhausted("cache: too small for these tokens"));
   NpyWriter out = value_or_fail(NpyWriter::create(flags.out, n, model.spec().n_vocab));
   RouteLog routes;
-  // In chunks as long as a step may have rows of logits: the result is the same bits for any chunk.
-  const int64_t chunk = std::min(model.max_logit_rows(), model.limits().max_tokens);
-  for (int64_t begin = 0; begin < n; begin += chunk) {
-    const int64_t end = std::min(n, begin + chunk);
-    Batch batch;
-    batch.max_pages = model.limits().max_pages;
-    batch.page_table.assign(static_cast<size_t>(batch.max_pages), 0);
-    std::copy(own.begin(), own.end(), batch.page_table.begin());
-    for (int64_t p = begin; p < end; ++p) {
-      const int64_t size = model.limits().page_tokens;
-      batch.ids.push_back(ids[static_cast<size_t>(p)]);
-      batch.positions.push_back(static_cast<int32_t>(p));
-      batch.sequences.push_back(0);
-      batch.cache_rows.push_back(own[static_cast<size_t>(p / size)] * size + p % size);
-      batch.logit_rows.push_back(static_cast<int32_t>(p - begin));
-    }
-    const float* rows = value_or_fail(model.forward(batch));
-    ok_or_fail(out.write(rows, static_cast<size_t>((end - begin) * model.spec().n_vocab)));
-    if (!flags.routes.empty()) ok_or_fail(routes.add(model));
-  }
+  ok_or_fail(run_sequence(model, ids, [&](int64_t, std::span<const float> rows) -> moe::Status {
+    MOE_TRY(out.write(rows.data(), rows.size()));
+    return flags.routes.empty() ? moe::Status() : routes.add(model);
+  }));
   ok_or_fail(out.finish());
   if (!flags.routes.empty()) {
     std::ofstream file(flags.routes);

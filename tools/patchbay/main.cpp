@@ -2,12 +2,13 @@
 #include <cstdio>
 
 #include "tools/patchbay/commands.hpp"
+#include "tools/patchbay/version.hpp"
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error of a write, not the end of the process
   CLI::App app{"Patchbay: a plugin microkernel runtime for mixture-of-experts language models"};
   app.name("patchbay");
-  app.set_version_flag("--version", "patchbay 0.1.0");
+  app.set_version_flag("--version", "patchbay " + patchbay::program_version());
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   patchbay::add_run(app);
@@ -17,6 +18,7 @@ int main(int argc, char** argv) {
   patchbay::add_keys(app);
   patchbay::add_eval(app);
   patchbay::add_bench(app);
+  patchbay::add_experiment(app);
   patchbay::add_logits(app);
   patchbay::add_tokenize(app);
   patchbay::add_model(app);

@@ -25,19 +25,19 @@ struct Sizes {
   PartSize total;
 };
 
-double active_share(const ModelOutline& outline, const WeightNeed& need) {
+double active_share(const ModelOutline& outline, const WeightNeed& need, double experts_a_token) {
   if (need.part != WeightPart::kExperts || static_cast<size_t>(need.layer) >= outline.layers.size()) return 1;
   const LayerInfo& layer = outline.layers[static_cast<size_t>(need.layer)];
-  return static_cast<double>(std::min(layer.k, layer.n_experts)) /
-         static_cast<double>(std::max<int64_t>(layer.n_experts, 1));
+  const double k = experts_a_token > 0 ? experts_a_token : static_cast<double>(layer.k);
+  return std::min(k, static_cast<double>(layer.n_experts)) / static_cast<double>(std::max<int64_t>(layer.n_experts, 1));
 }
 
-Sizes sizes_of(const ModelOutline& outline) {
+Sizes sizes_of(const ModelOutline& outline, double experts_a_token = 0) {
   Sizes out;
   for (const WeightNeed& need : outline.weights) {
     for (PartSize* p : {&out.parts[static_cast<size_t>(need.part)], &out.total}) {
       p->parameters += need.n_elements();
-      p->active += need.n_elements() * active_share(outline, need);
+      p->active += need.n_elements() * active_share(outline, need, experts_a_token);
       p->stored_bytes += need.stored_bytes;
     }
   }
@@ -275,6 +275,11 @@ moe::Result<ModelReport> inspect_model(const Settings& settings, std::shared_ptr
   }
   judge_text(*files, report);
   return report;
+}
+
+ParameterCount count_parameters(const ModelOutline& outline, double experts_a_token) {
+  const Sizes sizes = sizes_of(outline, experts_a_token);
+  return {sizes.total.parameters, sizes.total.active};
 }
 
 std::string to_text(const ModelReport& report) {

@@ -29,6 +29,13 @@ struct ModelReport {
 // Looks at a model; whatever is wrong with it is in the problems. Errors: nothing is there, or it is no model.
 moe::Result<ModelReport> inspect_model(const Settings& settings, std::shared_ptr<PluginRegistry> registry, Host& host);
 
+// Weights in all, and those that one token uses where it goes to `experts_a_token` of each MoE layer's experts (0: to the router's k).
+struct ParameterCount {
+  double total = 0;
+  double active = 0;
+};
+ParameterCount count_parameters(const ModelOutline& outline, double experts_a_token = 0);
+
 // "13.8 GB".
 std::string bytes_text(double n_bytes);
 

@@ -70,15 +70,20 @@ moe::Result<PluginSession> open_plugins(const Settings& settings) {
 }
 
 moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& needs) {
+  MOE_ASSIGN(Settings settings, settings_of(flags));
+  return open_session(std::move(settings), needs, !flags.quiet && !flags.json);
+}
+
+moe::Result<Session> open_session(Settings settings, const SessionNeeds& needs, bool talks) {
   const auto start = std::chrono::steady_clock::now();
   Session session;
-  MOE_ASSIGN(session.settings, settings_of(flags));
+  session.settings = std::move(settings);
   if (needs.defaults) needs.defaults(session.settings);
   MOE_ASSIGN(PluginSession plugins, open_plugins(session.settings));
   session.host = std::move(plugins.host);
   session.registry = std::move(plugins.registry);
   {
-    ProgressBar bar("loading", !flags.quiet && !flags.json);
+    ProgressBar bar("loading", talks);
     const auto progress = [&](uint64_t done, uint64_t total) { bar.show(done, total); };
     if (needs.files) {
       MOE_ASSIGN(const auto files, needs.files(session));
@@ -102,7 +107,7 @@ moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& 
   options.prefix_cache = e.prefix_cache;
   options.pool = &session.host->pool();
   MOE_ASSIGN(session.engine, Engine::create(session.model, session.chain, options));
-  if (!flags.quiet && !flags.json) {
+  if (talks) {
     for (const auto& note : session.model->notes()) fmt::print(stderr, "note: {}\n", note);
   }
   session.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

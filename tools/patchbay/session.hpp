@@ -62,6 +62,8 @@ struct SessionNeeds {
   std::function<moe::Result<std::unique_ptr<ModelFiles>>(const Session&)> files;
 };
 moe::Result<Session> open_session(const CommonFlags& flags, const SessionNeeds& needs);
+// The same with settings that do not come from flags; says what it does where `talks`.
+moe::Result<Session> open_session(Settings settings, const SessionNeeds& needs, bool talks);
 
 // Prints "patchbay: error: ..." and leaves the command with exit code 1.
 [[noreturn]] void fail(const moe::Error& error);

@@ -185,5 +185,11 @@ def write_test(path, n):
     pathlib.Path(path).write_text("\n".join(lines) + "\n")
 
 
+def write_worked(path, n):
+    """The same problems as a model is to answer them, for the perplexity of `patchbay experiment`."""
+    texts = [prompt(q) + response(thoughts, answer) for _, q, thoughts, answer in problems(TEST_SEED, n)]
+    pathlib.Path(path).write_text("\n----\n".join(texts))
+
+
 if __name__ == "__main__":
-    write_test(sys.argv[1], int(sys.argv[2]))
+    (write_worked if sys.argv[3:] == ["worked"] else write_test)(sys.argv[1], int(sys.argv[2]))

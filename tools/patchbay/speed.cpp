@@ -1,0 +1,70 @@
+#include "tools/patchbay/speed.hpp"
+
+#include <algorithm>
+
+namespace patchbay {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+}  // namespace
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.empty() ? 0 : v[v.size() / 2];
+}
+
+// Some ids that differ, within the vocabulary.
+std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab, int64_t salt) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 13) % n_vocab));
+  return ids;
+}
+
+moe::Result<SpeedMeasurement> measure_speed(Session& session, const SpeedOptions& options, int64_t batch) {
+  SpeedMeasurement out;
+  out.batch = batch;
+  std::vector<double> prefill, decode, steps;
+  for (int64_t round = 0; round < options.rounds; ++round) {
+    Counter counter;
+    for (int64_t b = 0; b < batch; ++b) {
+      Request request;
+      request.prompt = some_ids(options.n_prompt, session.engine->n_vocab(), round * batch + b + 1);
+      request.max_tokens = options.n_decode + 1;
+      request.sampling.push_back({"temperature", 0.0});
+      const auto id = session.engine->submit(std::move(request), &counter);
+      if (!id.ok()) return id.error();
+    }
+    const auto start = Clock::now();
+    const auto all_begun = [&] { return static_cast<int64_t>(counter.begun.size()) == batch; };
+    while (!all_begun() && counter.n_ended < batch && session.engine->step()) {
+    }
+    const auto first = Clock::now();
+    const int64_t before = counter.n_tokens;
+    // From here to the first that ends, every step has the whole batch and nothing else. Those whose prompts came first
+    // may have ended before; then what is left counts.
+    const bool whole = counter.n_ended == 0;
+    while (whole ? counter.n_ended == 0 : counter.n_ended < batch) {
+      const auto at = Clock::now();
+      if (!session.engine->step()) break;
+      steps.push_back(seconds_of(Clock::now() - at) * 1e6);
+    }
+    const auto end = Clock::now();
+    const int64_t after = counter.n_tokens;
+    while (counter.n_ended < batch && session.engine->step()) {
+    }
+    if (!counter.problem.empty()) return moe::internal(counter.problem);
+    prefill.push_back(static_cast<double>(batch * options.n_prompt) / seconds_of(first - start));
+    decode.push_back(static_cast<double>(after - before) / seconds_of(end - first));
+  }
+  out.prefill_tokens_per_s = median(prefill);
+  out.decode_tokens_per_s = median(decode);
+  std::sort(steps.begin(), steps.end());
+  if (!steps.empty()) {
+    out.step_us = steps[steps.size() / 2];
+    out.p99_step_us = steps[steps.size() * 99 / 100];
+  }
+  return out;
+}
+
+}  // namespace patchbay

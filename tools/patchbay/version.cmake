@@ -1,0 +1,11 @@
+# Run at every build: writes OUT where the version or the commit has changed. No commit outside a checkout.
+find_program(GIT git)
+set(commit)
+if(GIT)
+  execute_process(COMMAND ${GIT} -C ${SOURCE} rev-parse --short=12 HEAD OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  execute_process(COMMAND ${GIT} -C ${SOURCE} status --porcelain --untracked-files=no OUTPUT_VARIABLE changed ERROR_QUIET)
+  if(commit AND changed)
+    string(APPEND commit "+")
+  endif()
+endif()
+file(CONFIGURE OUTPUT ${OUT} CONTENT "#define PATCHBAY_VERSION \"${VERSION}\"\n#define PATCHBAY_COMMIT \"${commit}\"\n" @ONLY)
