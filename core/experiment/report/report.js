@@ -44,9 +44,9 @@ function swapText(cell) {
   return runs && cell.trained_router ? `routed by ${settings}` : 'another routing than the trained one';
 }
 function costText(cell) {
-  const said = [['accuracy', percent, 'right'], ['perplexity', fixed(4), 'perplexity'], ['max_over_mean', fixed(2), '× even, the hottest expert'],
-                ['tokens_per_second', fixed(0), 'tokens/s']];
-  const parts = said.filter(([key]) => cell.cost?.[key]).map(([key, f, what]) => `${f(cell.cost[key].to)} ${what} instead of ${f(cell.cost[key].from)}`);
+  const said = [['accuracy', percent, ' right'], ['perplexity', (x) => `perplexity ${x.toFixed(4)}`, ''], ['max_over_mean', (x) => `hottest expert ${x.toFixed(2)} × even`, ''],
+                ['tokens_per_second', fixed(0), ' tokens/s']];
+  const parts = said.filter(([key]) => cell.cost?.[key]).map(([key, f, what]) => `${f(cell.cost[key].to)}${what} instead of ${f(cell.cost[key].from).replace(/^.* (?=[\d.]+( × even)?$)/, '')}`);
   return parts.length ? parts.join('; ') : 'no cell with the trained router to compare with';
 }
 
@@ -62,16 +62,17 @@ const names = {
     ctx.save();
     ctx.font = '12px system-ui, sans-serif';
     ctx.fillStyle = Chart.defaults.color;
-    const taken = [];
+    const points = chart.data.datasets.flatMap((set, s) => (set.type === 'line' || !chart.isDatasetVisible(s) ? [] : chart.getDatasetMeta(s).data));
+    const taken = points.map((p) => ({ x: p.x - 6, y: p.y - 6, w: 12, h: 12 }));
     chart.data.datasets.forEach((set, s) => {
       if (set.type === 'line' || !chart.isDatasetVisible(s)) return;
       chart.getDatasetMeta(s).data.forEach((point, i) => {
         const text = set.data[i].name;
         const width = ctx.measureText(text).width;
         // Beside the point where there is room; in a crowd only some names stand, the others show on touch.
-        for (const [dx, dy] of [[8, 4], [8, -9], [8, 17], [-8 - width, 4], [-8 - width, -9], [-8 - width, 17]]) {
+        for (const [dx, dy] of [[8, 4], [8, -9], [8, 17], [-8 - width, 4], [-8 - width, -9], [-8 - width, 17], [-width / 2, -10], [-width / 2, 20], [-width / 2, -24], [-width / 2, 34]]) {
           const box = { x: point.x + dx, y: point.y + dy - 10, w: width, h: 12 };
-          const inside = box.x >= chartArea.left && box.x + box.w <= chart.width && box.y >= 0 && box.y + box.h <= chart.height;
+          const inside = box.x >= chartArea.left && box.x + box.w <= chart.width && box.y >= chartArea.top - 14 && box.y + box.h <= chartArea.bottom;
           const free = taken.every((t) => box.x > t.x + t.w || t.x > box.x + box.w || box.y > t.y + t.h || t.y > box.y + box.h);
           if (!inside || !free) continue;
           taken.push(box);
@@ -90,12 +91,12 @@ function pareto() {
   const points = data.cells.filter((c) => path && number(at(c, path)) && number(at(c, 'speed/decode_tokens_per_second')))
     .map((c) => ({ x: at(c, 'speed/decode_tokens_per_second'), y: factor ? factor * at(c, path) : 1 / at(c, path), name: c.cell, own: c.own_router }));
   if (points.length === 0) return byId('pareto-section').remove();
-  const best = Math.max(...points.map((p) => p.y));
-  const good = points.filter((p) => p.y >= best - 0.1 * Math.abs(best));
   // What has fallen far behind would press all others together: it stands at the lower edge.
-  const least = Math.min(...good.map((p) => p.y));
-  const margin = Math.max((best - least) * 0.15, 0.02 * Math.abs(best) * (least === best));
-  const edge = least - margin;
+  const ordered = points.map((p) => p.y).sort((p, q) => q - p);
+  const best = ordered[0];
+  const reach = Math.max(0.02 * Math.abs(best), 8 * (best - ordered[Math.floor(ordered.length / 2)]));
+  const edge = Math.max(best - reach, ordered.at(-1) - 0.1 * reach);
+  const top = factor ? Math.min(100, best + 0.1 * reach) : best + 0.1 * reach;
   const shown = points.map((p) => ({ ...p, y: Math.max(p.y, edge), fallen: p.y < edge, real: p.y }));
   const set = (own) => shown.filter((p) => p.own === own);
   new Chart(byId('pareto'), {
@@ -107,8 +108,9 @@ function pareto() {
       { label: 'not beaten in both', type: 'line', data: frontier(shown.filter((p) => !p.fallen)), borderColor: '#16a34a', borderWidth: 2, pointRadius: 0, stepped: 'after' },
     ] },
     options: {
-      scales: { x: { title: { display: true, text: 'tokens/s, one request' } }, y: { title: { display: true, text: title }, min: edge, max: best + margin } },
-      plugins: { tooltip: { callbacks: { label: ({ raw }) => `${raw.name}: ${raw.real.toFixed(2)} ${title}, ${raw.x.toFixed(0)} tokens/s` } } },
+      scales: { x: { title: { display: true, text: 'tokens/s, one request' } }, y: { title: { display: true, text: title }, min: edge, max: top } },
+      clip: false,
+      plugins: { legend: { labels: { usePointStyle: true } }, tooltip: { callbacks: { label: ({ raw }) => `${raw.name}: ${raw.real.toFixed(2)} ${title}, ${raw.x.toFixed(0)} tokens/s` } } },
     },
   });
   const fallen = shown.filter((p) => p.fallen).map((p) => `${p.name} (${p.real.toFixed(1)})`);
