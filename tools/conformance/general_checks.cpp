@@ -372,8 +372,8 @@ void starts_no_threads(const CheckContext& context, Findings& findings) {
   const Open open(context, findings, false);
   if (!open) return;
   auto started = threads_started(open);
-  if (started.ok() &&
-      open.subject->stream() != nullptr) {  // with the first kernel a device's driver starts threads of its own
+  // With the first kernel a device's driver starts threads of its own: then the second time counts.
+  if (started.ok() && open.subject->stream() != nullptr) {
     open.subject->destroy();
     started = threads_started(open);
   }

@@ -61,8 +61,8 @@ class ZeromqTransport final : public moe::Transport {
   }
 
   moe::Status start(const moe_service& service) override {
-    MOE_TRY(check_path(options_.bind));
-    MOE_TRY(check_path(options_.publish));
+    MOE_TRY(check_path("bind", options_.bind));
+    MOE_TRY(check_path("publish", options_.publish));
     try {
       loop_ = std::make_unique<Loop>(options_, service);
     } catch (const zmq::error_t& e) {
@@ -103,9 +103,9 @@ class ZeromqTransport final : public moe::Transport {
     out.handshake_ms = static_cast<int>(options.integer("handshake_ms"));
     MOE_TRY(read_keys(options, out));
     const bool open_to_others = options.flag("allow_remote") || !out.secret_key.empty();
-    MOE_TRY(check_address(out.bind, open_to_others));
+    MOE_TRY(check_address("bind", out.bind, open_to_others));
     // Telemetry tells nobody's text, but it is for friends: it has no keys.
-    if (!out.publish.empty()) MOE_TRY(check_address(out.publish, options.flag("allow_remote")));
+    if (!out.publish.empty()) MOE_TRY(check_address("publish", out.publish, options.flag("allow_remote")));
     return out;
   }
 

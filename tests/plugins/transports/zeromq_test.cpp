@@ -94,6 +94,9 @@ TEST_F(ZeromqTest, a_path_too_long_for_a_socket_is_refused) {
   const std::string path = "/tmp/" + std::string(200, 'x');
   const std::string error = try_to_serve({{"bind", "ipc://" + path}});
   EXPECT_EQ(error, "bind: expected a path of at most 107 bytes, got 205: " + path);
+  stop();
+  EXPECT_EQ(create({{"bind", "tcp://127.0.0.1:*"}, {"publish", "udp://127.0.0.1:1"}}),
+            "publish: expected tcp://HOST:PORT or ipc://PATH, got \"udp://127.0.0.1:1\"");
 }
 
 TEST_F(ZeromqTest, many_clients_get_their_own_streams) {
