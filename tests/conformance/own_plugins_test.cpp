@@ -44,7 +44,8 @@ TEST_P(OwnRouter, with_weights_or_a_state_of_its_own_decides_as_its_formula) {
   EXPECT_EQ(doc->at("passed"), 1) << result.out;
 }
 
-INSTANTIATE_TEST_SUITE_P(Conformance, OwnRouter, ::testing::Values("attention", "context", "cosine", "hash", "top_any"),
+INSTANTIATE_TEST_SUITE_P(Conformance, OwnRouter,
+                         ::testing::Values("attention", "context", "cosine", "expert_attention", "hash", "top_any"),
                          [](const auto& test) { return std::string(test.param); });
 
 INSTANTIATE_TEST_SUITE_P(Conformance, OwnPlugin, ::testing::ValuesIn(built_plugins()),

@@ -154,5 +154,19 @@ TEST_P(Quickstart, one_layer_can_be_given_another_k) {
 INSTANTIATE_TEST_SUITE_P(Backends, Quickstart, ::testing::Values("reference", "cpu"),
                          [](const auto& test) { return std::string(test.param); });
 
+TEST(TestRouters, give_any_model_a_load_that_is_known_beforehand) {
+  const auto result = run_model(fixture_dir("mixtral"), {"--json", "--set", "router={plugin=\"pattern\",k=2}", "--set",
+                                                         "router.pattern=\"fixed\"", "--set", "router.experts=[6,1]"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto doc = parse_json(result.out);
+  ASSERT_TRUE(doc.ok()) << result.out;
+  ASSERT_EQ(doc->at("expert_tokens").size(), 3U);
+  for (const auto& layer : doc->at("expert_tokens")) {
+    ASSERT_EQ(layer.size(), 8U);
+    EXPECT_GE(layer[1], 3) << layer;
+    for (size_t e = 0; e < 8; ++e) EXPECT_EQ(layer[e], e == 1 || e == 6 ? layer[1] : nlohmann::json(0)) << layer;
+  }
+}
+
 }  // namespace
 }  // namespace patchbay::e2e

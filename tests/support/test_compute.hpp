@@ -218,9 +218,13 @@ class TestRouter {
     std::vector<float> weights;  // [n, k_max]
     std::vector<int32_t> count;  // [n]
   };
-  // logits [n, n_logits].
+  // logits [n, n_logits]; every token has id 0 and position 0.
   moe::Result<Plan> route(const std::vector<float>& logits) {
-    const int64_t n = static_cast<int64_t>(logits.size()) / spec_.n_logits;
+    return route(logits, std::vector<int32_t>(logits.size() / static_cast<size_t>(spec_.n_logits)));
+  }
+  // Tokens of id 0 at these positions.
+  moe::Result<Plan> route(const std::vector<float>& logits, const std::vector<int32_t>& positions) {
+    const auto n = static_cast<int64_t>(positions.size());
     const auto size = static_cast<size_t>(n * spec_.k_max);
     Plan plan{spec_.k_max, std::vector<int32_t>(size, -7), std::vector<float>(size, -7.0F), {}};
     plan.count.assign(static_cast<size_t>(n), static_cast<int32_t>(spec_.k_max));
@@ -228,8 +232,9 @@ class TestRouter {
     Workspace workspace(workspace_bytes_);
     auto args = moe::make<moe_route_args>();
     args.n_tokens = n;
-    args.logits = moe::tensor(logits.data(), {n, spec_.n_logits});
-    args.token_ids = args.positions = args.sequences = moe::tensor(zeros.data(), {n});
+    args.logits = spec_.n_logits > 0 ? moe::tensor(logits.data(), {n, spec_.n_logits}) : moe::absent();
+    args.token_ids = args.sequences = moe::tensor(zeros.data(), {n});
+    args.positions = moe::tensor(positions.data(), {n});
     args.hidden = args.before_attention = moe::absent();
     args.plan = moe::make<moe_plan>();
     args.plan.ids = moe::tensor(plan.ids.data(), {n, spec_.k_max});

@@ -159,7 +159,32 @@ def hash_layer(trained):
                 {"table": table} if trained else {}, l, np.zeros((n, d)), decide, n_vocab=V, layer=layer, token_ids=[int(x) for x in tokens])
 
 
+def expert_attention(k, n, spread):
+    """Yuan 2.0-M32: l = softmax(q k^T) v over the experts of one token; softmax, k best, weights that sum to one."""
+    E, d = 12, 8
+
+    def scores(row):
+        q, keys, values = np.split(row, 3)
+        return softmax(softmax(np.outer(q, keys)) @ values)
+
+    def clear(row):  # experts whose queries find nearly the same are near a tie
+        s = scores(row)
+        return (-np.diff(s[best(s, k + 1)]) > 1e-4 * s.max()).all()
+
+    drawn = f32(rng.normal(size=(3 * n, 3 * E)) * spread)
+    rows = np.array([row for row in drawn if clear(row)][:n])
+    assert len(rows) == n
+
+    def decide(t):
+        s = scores(rows[t])
+        i = best(s, k)
+        return i, s[i] / s[i].sum()
+
+    return case(f"expert_attention_{k}", "expert_attention", {"k": k}, E, d, {}, rows, np.zeros((n, d)), decide, tolerance=2e-5)
+
+
 cases = [top_any(True), top_any(False), cosine(True), cosine(False), context(), relu()]
 cases += [attention(6), attention(1), hash_layer(True), hash_layer(False)]
+cases += [expert_attention(2, 40, 2.0), expert_attention(5, 40, 0.7)]
 text = "[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n"
 pathlib.Path(__file__).with_name("levels.json").write_text(text)

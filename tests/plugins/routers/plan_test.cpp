@@ -59,6 +59,7 @@ std::vector<Case> cases() {
        true},
       {"derived", "hierarchical", {number("k", 4)}, true},
       {"trained", "hierarchical", {number("k", 4), text("gate", "trained")}, false},
+      {"expert_attention", "expert_attention", {number("k", 4)}, true},
   };
 }
 
