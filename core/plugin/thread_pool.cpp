@@ -26,8 +26,17 @@ inline void pause() {
 // steps some tens (sampling, events); a sleeper costs the caller a system call to wake.
 constexpr auto kSpin = std::chrono::microseconds(300);
 
-// The low half of a ticket between two jobs.
-constexpr uint64_t kNoTask = 0xffffffffU;
+// Tasks are taken in lots, of one as long as there are not more than a share can count.
+constexpr int64_t kMostLots = 0xffff;
+int64_t tasks_per_lot(int64_t n_tasks) { return (n_tasks + kMostLots - 1) / kMostLots; }
+
+// Share::left.
+constexpr uint64_t pack(uint32_t number, uint64_t begin, uint64_t end) {
+  return (uint64_t{number} << 32) | (begin << 16) | end;
+}
+constexpr uint64_t begin_of(uint64_t left) { return (left >> 16) & 0xffff; }
+constexpr uint64_t end_of(uint64_t left) { return left & 0xffff; }
+constexpr bool is_empty(uint64_t left) { return begin_of(left) >= end_of(left); }
 
 // The CPU quota of the process's own cgroup (version 2), in CPUs; 0 where there is none.
 double cgroup_quota() {
@@ -67,15 +76,20 @@ int32_t usable_cores() {
   return n;
 }
 
-ThreadPool::ThreadPool(int32_t n_threads) {
+ThreadPool::ThreadPool(int32_t n_threads)
+    : shares_(static_cast<size_t>(std::max(1, n_threads))), done_(shares_.size()) {
   for (int32_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  wake_.fetch_add(1);
-  wake_.notify_all();
+  wake();
   for (auto& w : workers_) w.join();
+}
+
+void ThreadPool::wake() {
+  wake_.fetch_add(1, std::memory_order_seq_cst);
+  wake_.notify_all();
 }
 
 void ThreadPool::run(int64_t n_tasks, moe_task task, void* context) {
@@ -84,57 +98,96 @@ void ThreadPool::run(int64_t n_tasks, moe_task task, void* context) {
     for (int64_t i = 0; i < n_tasks; ++i) task(context, i, 0);
     return;
   }
-  // Closed while the job changes: a worker that still holds the last job's ticket must not find it good for the new
-  // one's number of tasks. Its exchange fails, because these stores are released after the closing one.
-  const uint64_t number = (next_.load(std::memory_order_relaxed) >> 32) + 1;
-  next_.store((number << 32) | kNoTask, std::memory_order_seq_cst);
-  n_done_.store(0, std::memory_order_release);
-  task_.store(task, std::memory_order_release);
-  context_.store(context, std::memory_order_release);
-  n_tasks_.store(n_tasks, std::memory_order_release);
-  next_.store((number + 1) << 32, std::memory_order_seq_cst);
-  if (n_asleep_.load(std::memory_order_seq_cst) > 0) {
-    wake_.fetch_add(1, std::memory_order_seq_cst);
-    wake_.notify_all();
+  const int64_t per_lot = tasks_per_lot(n_tasks);
+  const auto n_lots = static_cast<uint64_t>((n_tasks + per_lot - 1) / per_lot);
+  const uint64_t n_threads = shares_.size();
+  ++number_;
+  n_lots_given_ += n_lots;
+  // The last job's shares are empty, so nobody can take from a share between these stores.
+  for (uint64_t t = n_threads; t-- > 0;) {
+    const auto first_of = [&](uint64_t thread) { return (thread * n_lots + n_threads - 1) / n_threads; };
+    Share& share = shares_[t];
+    share.task.store(task, std::memory_order_relaxed);
+    share.context.store(context, std::memory_order_relaxed);
+    share.n_tasks.store(n_tasks, std::memory_order_relaxed);
+    share.left.store(pack(number_, first_of(t), first_of(t + 1)), std::memory_order_release);
   }
-  while (claim_and_run(0)) {
-  }
-  while (n_done_.load(std::memory_order_acquire) != n_tasks) pause();
+  if (n_asleep_.load(std::memory_order_relaxed) > 0) wake();
+  t_inside = true;
+  if (take_and_run(shares_[0], false, 0)) add_done(0, 1);
+  // Who fell asleep while the shares were on their way has either seen his or is seen here. Not before the first task:
+  // the fence waits for those stores, 0.1 to 0.3 us.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (n_asleep_.load(std::memory_order_relaxed) > 0) wake();
+  help(0);
+  t_inside = false;
+  while (total_done() != n_lots_given_) pause();
 }
 
-bool ThreadPool::claim_and_run(int32_t thread) {
-  uint64_t ticket = next_.load(std::memory_order_acquire);
+// Runs the share's first or last lot, if one is left.
+bool ThreadPool::take_and_run(Share& share, bool from_end, int32_t thread) {
+  uint64_t left = share.left.load(std::memory_order_acquire);
   for (;;) {
-    const auto task_index = static_cast<int64_t>(ticket & kNoTask);
-    if (task_index == static_cast<int64_t>(kNoTask) || task_index >= n_tasks_.load(std::memory_order_acquire))
-      return false;
-    const moe_task task = task_.load(std::memory_order_acquire);
-    void* const context = context_.load(std::memory_order_acquire);
-    if (!next_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire))
-      continue;
-    t_inside = true;
-    task(context, task_index, thread);
-    t_inside = false;
-    n_done_.fetch_add(1, std::memory_order_release);
+    if (is_empty(left)) return false;
+    const moe_task task = share.task.load(std::memory_order_relaxed);
+    void* const context = share.context.load(std::memory_order_relaxed);
+    const int64_t n_tasks = share.n_tasks.load(std::memory_order_relaxed);
+    const uint64_t rest = from_end ? left - 1 : left + (uint64_t{1} << 16);
+    if (!share.left.compare_exchange_weak(left, rest, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    const int64_t per_lot = tasks_per_lot(n_tasks);
+    const int64_t first = static_cast<int64_t>(from_end ? end_of(rest) : begin_of(left)) * per_lot;
+    for (int64_t i = first; i < std::min(n_tasks, first + per_lot); ++i) task(context, i, thread);
     return true;
   }
 }
 
+// Runs what is left of the thread's own share, then of the others'.
+void ThreadPool::help(int32_t thread) {
+  const auto own = static_cast<size_t>(thread);
+  uint64_t n = 0;
+  while (take_and_run(shares_[own], false, thread)) ++n;
+  if (n > 0) add_done(thread, n);
+  for (size_t i = 1; i < shares_.size(); ++i) {
+    while (take_and_run(shares_[(own + i) % shares_.size()], true, thread)) add_done(thread, 1);
+  }
+}
+
+void ThreadPool::add_done(int32_t thread, uint64_t n_lots) {
+  auto& done = done_[static_cast<size_t>(thread)].n_lots;
+  done.store(done.load(std::memory_order_relaxed) + n_lots, std::memory_order_release);
+}
+
+uint64_t ThreadPool::total_done() const {
+  uint64_t sum = 0;
+  for (const auto& d : done_) sum += d.n_lots.load(std::memory_order_acquire);
+  return sum;
+}
+
 void ThreadPool::work(int32_t thread) {
+  t_inside = true;
+  const auto& left = shares_[static_cast<size_t>(thread)].left;
   auto last_work = std::chrono::steady_clock::now();
+  uint64_t seen_job = 0;  // whose lots this thread has been through
   while (!stop_.load(std::memory_order_relaxed)) {
-    bool worked = false;
-    while (claim_and_run(thread)) worked = true;
-    if (worked) {
+    // Only its own share tells a thread of a new job, so that those who wait stay away from the lines of those who
+    // work.
+    const uint64_t number = left.load(std::memory_order_relaxed) >> 32;
+    if (number != seen_job) {
+      seen_job = number;
+      help(thread);
       last_work = std::chrono::steady_clock::now();
       continue;
     }
-    for (int i = 0; i < 32; ++i) pause();
-    if (std::chrono::steady_clock::now() - last_work < kSpin) continue;
+    // One pause is 45 ns on Intel's processors since Skylake, 15 ns on others.
+    bool changed = false;
+    for (int i = 0; i < 64 && !changed; ++i) {
+      pause();
+      changed = left.load(std::memory_order_relaxed) >> 32 != seen_job;
+    }
+    if (changed || std::chrono::steady_clock::now() - last_work < kSpin) continue;
     const uint32_t seen = wake_.load(std::memory_order_seq_cst);
     n_asleep_.fetch_add(1, std::memory_order_seq_cst);
-    const uint64_t ticket = next_.load(std::memory_order_seq_cst);
-    const bool nothing = static_cast<int64_t>(ticket & 0xffffffffU) >= n_tasks_.load(std::memory_order_relaxed);
+    const bool nothing = left.load(std::memory_order_seq_cst) >> 32 == seen_job;
     if (nothing && !stop_.load()) wake_.wait(seen, std::memory_order_seq_cst);
     n_asleep_.fetch_sub(1, std::memory_order_seq_cst);
     last_work = std::chrono::steady_clock::now();

@@ -29,9 +29,9 @@ typedef struct moe_host {
   void (*metric_set)(void* self, const char* name, double value);
 
   /* Runs task(context, i, thread) for every i in [0, n_tasks) on the host's compute threads, the caller's among them, and returns
-   * when all are done. Tasks are handed out in ascending order, thread by thread as they come free, so a result may not depend on
-   * which thread ran it. A call from inside a task runs serially. Plugins start no compute threads of their own.
-   * [compute-thread] */
+   * when all are done. A thread runs neighbouring tasks in ascending order, and takes over others' when it has done its own, so a
+   * result may not depend on which thread ran it. A call from inside a task runs serially. Plugins start no compute threads of
+   * their own. [compute-thread] */
   void (*parallel_for)(void* self, int64_t n_tasks, moe_task task, void* context);
 
   /* How many threads parallel_for uses at most, the caller's included. [thread-safe] */
