@@ -34,17 +34,19 @@ int32_t backend_score(const Component<moe_backend>& backend, std::string* reason
   return score;
 }
 
-moe::Result<std::unique_ptr<Device>> Device::open(Component<moe_backend> backend, const std::vector<GivenOption>& given, Host& host) {
+moe::Result<std::unique_ptr<Device>> Device::open(Component<moe_backend> backend, const std::vector<GivenOption>& given,
+                                                  Host& host) {
   const std::string name = backend.header().name;
   MOE_ASSIGN(const OptionValues values, check_options(backend.header(), given, fmt::format("backend \"{}\"", name)));
   std::unique_ptr<Device> device(new Device(std::move(backend), host));
   device->name_ = name;
   device->description_ = moe::make<moe_backend_description>();
   moe::MessageBuffer message;
-  const moe_status status =
-      device->backend_->create(host.abi(), values.data(), values.size(), &device->instance_, &device->description_, message.get());
+  const moe_status status = device->backend_->create(host.abi(), values.data(), values.size(), &device->instance_,
+                                                     &device->description_, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\"", name));
-  if (auto s = moe::check_struct(&device->description_, "description"); !s.ok()) return s.error().in(fmt::format("backend \"{}\"", name));
+  if (auto s = moe::check_struct(&device->description_, "description"); !s.ok())
+    return s.error().in(fmt::format("backend \"{}\"", name));
   device->rows_ = extension<moe_backend_rows>(device->backend_.header(), MOE_BACKEND_ROWS_ID);
   device->graphs_ = extension<moe_backend_graph>(device->backend_.header(), MOE_BACKEND_GRAPH_ID);
   device->fused_ = extension<moe_backend_fused>(device->backend_.header(), MOE_BACKEND_FUSED_ID);
@@ -84,7 +86,8 @@ moe::Result<PreparedWeight> Device::prepare(const moe_weight_source& source) {
   const moe_status status = backend_->prepare(instance_, &source, &prepared, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": {}", name_, source.name));
   PreparedWeight owned(prepared);
-  if (auto s = moe::check_struct(&prepared, "prepared"); !s.ok()) return s.error().in(fmt::format("backend \"{}\"", name_));
+  if (auto s = moe::check_struct(&prepared, "prepared"); !s.ok())
+    return s.error().in(fmt::format("backend \"{}\"", name_));
   return owned;
 }
 
@@ -100,9 +103,15 @@ moe::Status Device::copy(void* to, const void* from, uint64_t n_bytes, int32_t d
   return {};
 }
 
-moe::Status Device::upload(void* to, const void* from, uint64_t n_bytes) { return copy(to, from, n_bytes, MOE_COPY_TO_DEVICE); }
-moe::Status Device::start_download(void* to, const void* from, uint64_t n_bytes) { return copy(to, from, n_bytes, MOE_COPY_TO_HOST); }
-moe::Status Device::copy_inside(void* to, const void* from, uint64_t n_bytes) { return copy(to, from, n_bytes, MOE_COPY_ON_DEVICE); }
+moe::Status Device::upload(void* to, const void* from, uint64_t n_bytes) {
+  return copy(to, from, n_bytes, MOE_COPY_TO_DEVICE);
+}
+moe::Status Device::start_download(void* to, const void* from, uint64_t n_bytes) {
+  return copy(to, from, n_bytes, MOE_COPY_TO_HOST);
+}
+moe::Status Device::copy_inside(void* to, const void* from, uint64_t n_bytes) {
+  return copy(to, from, n_bytes, MOE_COPY_ON_DEVICE);
+}
 
 moe::Status Device::download(void* to, const void* from, uint64_t n_bytes) {
   MOE_TRY(start_download(to, from, n_bytes));
@@ -130,7 +139,8 @@ Graph::~Graph() {
 
 moe::Status Graph::launch() const {
   moe::MessageBuffer message;
-  const moe_status status = device_->graphs_->launch(device_->instance_, graph_, device_->description_.stream, message.get());
+  const moe_status status =
+      device_->graphs_->launch(device_->instance_, graph_, device_->description_.stream, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": graph", device_->name_));
   return {};
 }
@@ -157,7 +167,8 @@ moe::Status Device::find_op(std::string_view id, const moe_op_args& largest, moe
   } else {
     const auto* loop = moe::loops::find(id);
     if (loop == nullptr || !host_visible() || rows_ == nullptr) {
-      return moe::unimplemented(fmt::format("backend \"{}\": has no such operation ({}), and the portable loops cannot stand in", name_, message.text()));
+      return moe::unimplemented(fmt::format(
+          "backend \"{}\": has no such operation ({}), and the portable loops cannot stand in", name_, message.text()));
     }
     entry.loop = loop;
     out = moe::make<moe_op_info>();
@@ -172,7 +183,8 @@ moe::Status Device::find_op(std::string_view id, const moe_op_args& largest, moe
   return {};
 }
 
-moe_status Device::find_op(const moe_compute* self, const char* id, const moe_op_args* largest, moe_op_info* out, moe_message* message) {
+moe_status Device::find_op(const moe_compute* self, const char* id, const moe_op_args* largest, moe_op_info* out,
+                           moe_message* message) {
   Device* device = reinterpret_cast<const Compute*>(self)->device;
   return moe::guard(message, [&]() -> moe::Status {
     MOE_TRY(moe::check_struct(out, "out"));
@@ -189,20 +201,43 @@ moe_status Device::timed(OpEntry& entry, F&& f) {
   const auto start = std::chrono::steady_clock::now();
   const moe_status status = f();
   if (description_.stream != nullptr && !sync().ok()) return MOE_INTERNAL;
-  const auto ns = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
+  const auto ns = static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
   entry.time.nanoseconds += ns;
   ++entry.time.launches;
   profiled_ns_ += ns;
   return status;
 }
 
+// Calls f with the arguments copied away from the caller's frames, and itself that far below them.
+//
+// Compute threads read an operation's arguments, and what it hands them, from the stack of who launched it. A line that
+// another core has read must be fetched back before it can be written, 0.1 us and more where the cores share no cache,
+// and a load that overlaps such a write waits for it: the engine's frames, which build the next operation's arguments,
+// would do so in every operation.
+template <typename F>
+[[gnu::noinline]] moe_status on_lines_of_its_own(const moe_op_args* args, F&& f) {
+  constexpr size_t kGap = 4096;
+  struct alignas(64) {
+    char args[1024];
+    char gap[kGap];
+  } frame;
+  asm volatile("" : : "r"(&frame) : "memory");  // or the compiler would leave it out
+  if (args->struct_size > sizeof(frame.args)) return f(args);
+  std::memcpy(frame.args, args, args->struct_size);
+  return f(reinterpret_cast<const moe_op_args*>(frame.args));
+}
+
 moe_status Device::launch(const moe_compute* self, const moe_op* op, const moe_op_args* args, moe_message* message) {
   Device* device = reinterpret_cast<const Compute*>(self)->device;
   auto& entry = *reinterpret_cast<OpEntry*>(const_cast<moe_op*>(op));
-  return device->timed(entry, [&] { return device->run(entry, args, message); });
+  return device->timed(entry, [&] {
+    return on_lines_of_its_own(args, [&](const moe_op_args* copy) { return device->run(entry, copy, message); });
+  });
 }
 
-moe::Result<std::optional<moe_op_info>> Device::find_fused(std::span<const char* const> ids, std::span<const moe_op_args* const> largest,
+moe::Result<std::optional<moe_op_info>> Device::find_fused(std::span<const char* const> ids,
+                                                           std::span<const moe_op_args* const> largest,
                                                            uint32_t temporary) {
   std::optional<moe_op_info> none;
   if (fused_ == nullptr) return none;
@@ -222,11 +257,13 @@ moe::Result<std::optional<moe_op_info>> Device::find_fused(std::span<const char*
   return std::optional(info);
 }
 
-moe::Status Device::launch_fused(const moe_op_info& info, std::span<const moe_op_args* const> args, void* workspace, uint64_t workspace_bytes) {
+moe::Status Device::launch_fused(const moe_op_info& info, std::span<const moe_op_args* const> args, void* workspace,
+                                 uint64_t workspace_bytes) {
   auto& entry = *reinterpret_cast<OpEntry*>(const_cast<moe_op*>(info.op));
   moe::MessageBuffer message;
   const moe_status status = timed(entry, [&] {
-    return fused_->launch(instance_, entry.native, args.data(), workspace, workspace_bytes, description_.stream, message.get());
+    return fused_->launch(instance_, entry.native, args.data(), workspace, workspace_bytes, description_.stream,
+                          message.get());
   });
   if (status != MOE_OK) return message.error(status).in(entry.id);
   return {};
@@ -234,7 +271,9 @@ moe::Status Device::launch_fused(const moe_op_info& info, std::span<const moe_op
 
 moe_status Device::run(OpEntry& entry, const moe_op_args* args, moe_message* message) {
   if (entry.native != nullptr) return backend_->launch(instance_, entry.native, args, description_.stream, message);
-  return moe::guard(message, [&] { return static_cast<const moe::loops::LoopOp*>(entry.loop)->run(*args, loop_context(*host_, rows_)); });
+  return moe::guard(message, [&] {
+    return static_cast<const moe::loops::LoopOp*>(entry.loop)->run(*args, loop_context(*host_, rows_));
+  });
 }
 
 std::map<std::string, OpTime> Device::profile_times() const {
