@@ -12,9 +12,11 @@ using nlohmann::json;
 
 const std::string kModel = PATCHBAY_SOURCE_DIR "/configs/quickstart/model";
 
-// Three cells: as trained, another router, and other layers too.
-std::string plan(const std::string& more = "") {
-  return "name = \"Small </script> & quick\"\n[models.small]\npath = \"" + kModel +
+const std::string kSpeed = "[measure.speed]\nprompt_tokens = 16\ndecode_tokens = 8\nrounds = 1\n";
+
+// Three cells: as trained, another router, and other layers too. Answers of so many tokens at most.
+std::string plan(const std::string& model, int max_tokens, const std::string& more = "") {
+  return "name = \"Small </script> & quick\"\n[models.small]\npath = \"" + model +
          "\"\nrouter = \"grouped\"\n"
          "[models.gone]\npath = \"nowhere\"\noptional = true\n"
          "[base]\nengine.threads = 1\n"
@@ -23,17 +25,17 @@ std::string plan(const std::string& more = "") {
          "          { name = \"late\", set = { layer = [{ match = \"4-\", router = { plugin = \"topk\", k = 2 } }] } "
          "}]\n"
          "[measure.accuracy]\nproblems = \"" +
-         kModel +
-         "/problems.jsonl\"\nlimit = 12\nmax_tokens = 120\nsamples = 2\n"
-         "[measure.text]\nfile = \"text\"\nseparator = \"---\"\n"
-         "[measure.speed]\nprompt_tokens = 16\ndecode_tokens = 8\nrounds = 1\n" +
+         kModel + "/problems.jsonl\"\nlimit = 4\nsamples = 2\nmax_tokens = " + std::to_string(max_tokens) +
+         "\n"
+         "[measure.text]\nfile = \"text\"\nseparator = \"---\"\n" +
          more;
 }
 
 class Experiment : public ::testing::Test {
  protected:
   void SetUp() override {
-    e2e::write_text(dir_ / "x.toml", plan());
+    make_model();
+    e2e::write_text(dir_ / "x.toml", plan(model_, 16));
     e2e::write_text(dir_ / "text", "293 + 85: 3+5+0=8; 9+8+0=17---Compute 73 * 56. 73 * 50 = 3650, 73 * 6 = 438.");
   }
   [[nodiscard]] std::vector<std::string> command(const std::string& out) const {
@@ -54,10 +56,25 @@ class Experiment : public ::testing::Test {
     }
     return lines;
   }
+  // The same layers, router and tokens as kModel's with random weights, a hundredth of its size: for what does not ask
+  // how good its answers are.
+  void make_model() {
+    json config = json::parse(e2e::read_text(kModel + "/config.json"));
+    config.update(
+        {{"hidden_size", 32}, {"intermediate_size", 48}, {"moe_intermediate_size", 16}, {"kv_lora_rank", 16}});
+    e2e::write_text(dir_ / "config.json", config.dump());
+    const auto made = run_program({"model", "make-random", "--quiet", "--like", dir_ / "config.json", "--out", model_});
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+    for (const char* file :
+         {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"})
+      std::filesystem::copy(kModel + "/" + file, model_);
+  }
   e2e::ScratchDir dir_;
+  const std::string model_ = dir_ / "small";
 };
 
 TEST_F(Experiment, measures_every_cell_and_says_what_a_router_costs_that_the_model_was_not_trained_for) {
+  e2e::write_text(dir_ / "x.toml", plan(kModel, 120, kSpeed));
   const auto run = run_program(command("out"));
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const auto lines = results("out");
@@ -65,7 +82,7 @@ TEST_F(Experiment, measures_every_cell_and_says_what_a_router_costs_that_the_mod
   EXPECT_EQ(lines[0]["cell"], "small");
   EXPECT_EQ(lines[1]["cell"], "small router=two");
   for (const json& line : lines) {
-    EXPECT_EQ(line["accuracy"]["total"], 12) << line;
+    EXPECT_EQ(line["accuracy"]["total"], 4) << line;
     EXPECT_GT(line["text"]["perplexity"], 1.0);
     EXPECT_GT(line["text"]["entropy_bits"], 0.0);
     EXPECT_GT(line["text"]["overlap"], 0.0);
@@ -78,7 +95,7 @@ TEST_F(Experiment, measures_every_cell_and_says_what_a_router_costs_that_the_mod
     EXPECT_EQ(line["accuracy"]["samples"].size(), 2U);
     EXPECT_FALSE(line["program"].get<std::string>().empty());
   }
-  EXPECT_GE(lines[0]["accuracy"]["right"], 11) << "the model's own router";
+  EXPECT_EQ(lines[0]["accuracy"]["right"], 4) << "the model's own router";
   EXPECT_FALSE(lines[0]["text"].contains("kl"));
   EXPECT_GT(lines[1]["text"]["kl"], 0.0);
   EXPECT_EQ(lines[1]["text"]["baseline"], "small");
@@ -96,13 +113,7 @@ TEST_F(Experiment, measures_every_cell_and_says_what_a_router_costs_that_the_mod
   EXPECT_EQ(run.out, e2e::read_text(dir_ / "out/table.md"));
 }
 
-TEST_F(Experiment, the_same_file_twice_gives_the_same_quality_to_the_last_digit) {
-  ASSERT_EQ(run_program(command("one")).exit_code, 0);
-  ASSERT_EQ(run_program(command("two")).exit_code, 0);
-  EXPECT_EQ(quality(results("one")), quality(results("two")));
-}
-
-TEST_F(Experiment, killed_and_cut_off_within_a_line_it_goes_on_and_finds_the_same) {
+TEST_F(Experiment, killed_and_cut_off_within_a_line_it_goes_on_and_finds_the_same_as_a_whole_run_to_the_last_digit) {
   ASSERT_EQ(run_program(command("whole")).exit_code, 0);
   {
     e2e::RunningProgram first(command("cut"));
@@ -143,8 +154,9 @@ TEST_F(Experiment, an_interrupt_ends_it_within_the_cell_with_a_report_of_what_th
 
 TEST_F(Experiment, a_cell_that_cannot_run_is_named_and_the_others_are_measured) {
   e2e::write_text(dir_ / "x.toml",
-                  plan("[[matrix]]\nmeasure = \"speed\"\n[matrix.axes]\n"
-                       "router = [{name = \"wide\", set = {router = {plugin = \"topk\", k = 99}}}]\n"));
+                  plan(model_, 16,
+                       kSpeed + "[[matrix]]\nmeasure = \"speed\"\n[matrix.axes]\n"
+                                "router = [{name = \"wide\", set = {router = {plugin = \"topk\", k = 99}}}]\n"));
   const auto run = run_program(command("out"));
   EXPECT_EQ(run.exit_code, 1) << run.err;
   EXPECT_NE(run.out.find("failed: small router=wide: "), std::string::npos) << run.out;
@@ -152,10 +164,10 @@ TEST_F(Experiment, a_cell_that_cannot_run_is_named_and_the_others_are_measured) 
 }
 
 TEST_F(Experiment, a_wrong_file_is_one_clear_error) {
-  e2e::write_text(dir_ / "x.toml", plan("rouns = 3\n"));
+  e2e::write_text(dir_ / "x.toml", plan(model_, 16, kSpeed + "rouns = 3\n"));
   e2e::expect_one_clear_error(run_program(command("out")),
                               {"x.toml: line ", "column 9: measure.speed", "did you mean \"rounds\"?"});
-  e2e::write_text(dir_ / "x.toml", plan());
+  e2e::write_text(dir_ / "x.toml", plan(model_, 16));
   e2e::write_text(dir_ / "out", "a file, no folder");
   EXPECT_EQ(run_program(command("out")).exit_code, 1);
   EXPECT_EQ(run_program({"experiment", dir_ / "x.toml"}).exit_code, 2);
@@ -164,7 +176,7 @@ TEST_F(Experiment, a_wrong_file_is_one_clear_error) {
 TEST_F(Experiment, only_what_follows_the_mark_is_predicted) {
   const auto tokens = [&](const std::string& out, const std::string& more) {
     e2e::write_text(dir_ / "x.toml",
-                    "[models.small]\npath = \"" + kModel + "\"\n[measure.text]\nfile = \"text\"\n" + more);
+                    "[models.small]\npath = \"" + model_ + "\"\n[measure.text]\nfile = \"text\"\n" + more);
     const auto run = run_program(command(out));
     EXPECT_EQ(run.exit_code, 0) << run.err << run.out;
     return run.exit_code == 0 ? results(out)[0]["text"]["tokens"].get<int>() : 0;
@@ -174,7 +186,7 @@ TEST_F(Experiment, only_what_follows_the_mark_is_predicted) {
   EXPECT_GT(all, 2);
   EXPECT_EQ(tokens("none_before", "after = \"1 + 1 = \"\n"), 1);
   e2e::write_text(dir_ / "x.toml",
-                  "[models.small]\npath = \"" + kModel + "\"\n[measure.text]\nfile = \"text\"\nafter = \"=>\"\n");
+                  "[models.small]\npath = \"" + model_ + "\"\n[measure.text]\nfile = \"text\"\nafter = \"=>\"\n");
   const auto run = run_program(command("bad"));
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_NE(run.out.find("expected \"=>\" in every text (measure.text.after), got \"1 + 1 = 2\""), std::string::npos)
@@ -182,7 +194,7 @@ TEST_F(Experiment, only_what_follows_the_mark_is_predicted) {
 }
 
 TEST_F(Experiment, a_model_that_says_another_router_than_its_checkpoint_is_refused) {
-  std::string text = plan();
+  std::string text = plan(model_, 16);
   text.replace(text.find("\"grouped\""), 9, "\"hash\"");
   e2e::write_text(dir_ / "x.toml", text);
   const auto run = run_program(command("out"));
@@ -194,6 +206,7 @@ TEST_F(Experiment, a_model_that_says_another_router_than_its_checkpoint_is_refus
 
 TEST_F(Experiment, the_report_draws_itself_without_a_network_and_fits_a_phone) {
   if (testing::Browser::program().empty()) GTEST_SKIP() << "no chromium";
+  e2e::write_text(dir_ / "x.toml", plan(model_, 16, kSpeed));
   ASSERT_EQ(run_program(command("out")).exit_code, 0);
   const std::string page = e2e::read_text(dir_ / "out/report.html");
   EXPECT_EQ(page.find("src=\"http"), std::string::npos);
