@@ -91,6 +91,7 @@ moe::Status FeedForwardPart::build_gate(StepDevice& device, BuildContext& ctx, c
   MOE_TRY(branch_.find_product(device, gate_.op(), gate_.largest(), true));
   logits_slot_ = device.scratch().request("router_logits", static_cast<uint64_t>(n * router_spec_.n_logits) * 4);
   weight_bytes_ += gate_.weight_bytes();
+  read_bytes_ += gate_.weight_bytes();
   return {};
 }
 
@@ -189,7 +190,7 @@ moe::Status FeedForwardPart::build_expert(StepDevice& device, BuildContext& ctx,
 }
 
 moe::Result<std::vector<moe_bound_weight>> FeedForwardPart::bind(StepDevice& device, BuildContext& ctx, const moe_weight_spec* specs, uint32_t n_specs,
-                                                                 const TensorMap& map, const std::string& subject, bool count_routed) {
+                                                                 const TensorMap& map, const std::string& subject, bool routed) {
   std::vector<moe_bound_weight> bound;
   for (uint32_t i = 0; i < n_specs; ++i) {
     const moe_weight_spec& spec = moe::nth(specs, i);
@@ -205,7 +206,8 @@ moe::Result<std::vector<moe_bound_weight>> FeedForwardPart::bind(StepDevice& dev
       MOE_ASSIGN(PreparedWeight prepared, ctx.weights.prepare(device.device(), *set, ctx.precision.encoding));
       weight.prepared = prepared.get();
       weight_bytes_ += prepared.bytes();
-      if (count_routed && spec.n_groups == n_experts_ && n_experts_ > 1) routed_bytes_ += prepared.bytes();
+      const auto groups = static_cast<uint64_t>(spec.n_groups);  // several: one for each expert, or for each few of them
+      read_bytes_ += routed && groups > 1 ? prepared.bytes() / groups * std::min(static_cast<uint64_t>(router_spec_.k_max), groups) : prepared.bytes();
       prepared_.push_back(std::move(prepared));
     } else {
       auto values = ctx.weights.vectors(map, spec.role, ctx.layer, spec.n_groups, spec.n_out * spec.n_in);

@@ -48,8 +48,8 @@ class FeedForwardPart {
   [[nodiscard]] const std::string& router_name() const { return router_name_; }
   [[nodiscard]] const std::string& expert_name() const { return expert_name_; }
   [[nodiscard]] uint64_t weight_bytes() const { return weight_bytes_; }
-  // Of routed experts only, for counting what a token reads.
-  [[nodiscard]] uint64_t routed_bytes() const { return routed_bytes_; }
+  // What a token reads of them at most: k of the routed experts.
+  [[nodiscard]] uint64_t read_bytes() const { return read_bytes_; }
   [[nodiscard]] int64_t n_experts() const { return n_experts_; }
   [[nodiscard]] uint64_t cache_bytes_per_token() const { return static_cast<uint64_t>(router_spec_.context_floats) * 4; }
 
@@ -60,7 +60,7 @@ class FeedForwardPart {
   moe::Status build_plan(StepDevice& device, BuildContext& ctx);
   moe::Status build_expert(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_expert> chosen);
   moe::Result<std::vector<moe_bound_weight>> bind(StepDevice& device, BuildContext& ctx, const moe_weight_spec* specs, uint32_t n_specs,
-                                                  const TensorMap& map, const std::string& subject, bool count_routed);
+                                                  const TensorMap& map, const std::string& subject, bool routed);
   template <typename T>
   static bool has(const Component<T>& component, uint32_t capability) {
     return (component.header().capabilities & capability) != 0;
@@ -109,7 +109,7 @@ class FeedForwardPart {
   std::vector<std::vector<float>> host_plain_;
   std::string router_name_, expert_name_, router_subject_, expert_subject_;
   uint64_t weight_bytes_ = 0;
-  uint64_t routed_bytes_ = 0;
+  uint64_t read_bytes_ = 0;
   int64_t n_experts_ = 0;
   int64_t n_ids_ = 0;
 };

@@ -280,11 +280,7 @@ moe::Status LoadedModel::count_bytes(const Checkpoint& checkpoint) {
   bytes_.read_per_token = spec_.tied ? embedding_.bytes() : head_weight_.bytes();
   for (const auto& layer : layers_parts_) {
     bytes_.weights += layer.attention->weight_bytes() + layer.ffn->weight_bytes();
-    bytes_.read_per_token += layer.attention->weight_bytes() + layer.ffn->weight_bytes() - layer.ffn->routed_bytes();
-    if (layer.ffn->n_experts() > 0) {
-      bytes_.read_per_token += layer.ffn->routed_bytes() / static_cast<uint64_t>(layer.ffn->n_experts()) *
-                               static_cast<uint64_t>(std::min(layer.ffn->k_max(), layer.ffn->n_experts()));
-    }
+    bytes_.read_per_token += layer.attention->weight_bytes() + layer.ffn->read_bytes();
     bytes_.cache_per_token += layer.attention->cache_bytes_per_token() + layer.ffn->cache_bytes_per_token();
   }
   bytes_.cache = bytes_.cache_per_token * static_cast<uint64_t>(limits_.n_pages * limits_.page_tokens);

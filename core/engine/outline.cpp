@@ -90,7 +90,7 @@ WeightPart OutlineLoader::part_of(const TensorMap& map, const std::string& role,
   if (&map == &s.dense_tensors) return WeightPart::kDense;
   if (&map == &s.expert_tensors) {
     const int64_t n_experts = s.layers[static_cast<size_t>(layer)].ffn.n_experts;
-    return n_groups == n_experts ? WeightPart::kExperts : WeightPart::kShared;
+    return n_groups == n_experts || n_groups > 1 ? WeightPart::kExperts : WeightPart::kShared;
   }
   if (role.find("norm") != std::string::npos) return WeightPart::kNorm;
   if (&map == &s.layer_tensors) return WeightPart::kAttention;

@@ -29,7 +29,8 @@ double active_share(const ModelOutline& outline, const WeightNeed& need, double 
   if (need.part != WeightPart::kExperts || static_cast<size_t>(need.layer) >= outline.layers.size()) return 1;
   const LayerInfo& layer = outline.layers[static_cast<size_t>(need.layer)];
   const double k = experts_a_token > 0 ? experts_a_token : static_cast<double>(layer.k);
-  return std::min(k, static_cast<double>(layer.n_experts)) / static_cast<double>(std::max<int64_t>(layer.n_experts, 1));
+  const auto groups = static_cast<double>(std::max<int64_t>(need.n_groups, 1));
+  return std::min(k, groups) / groups;
 }
 
 Sizes sizes_of(const ModelOutline& outline, double experts_a_token = 0) {

@@ -15,13 +15,23 @@ constexpr uint32_t kFlags = MOE_OPTION_PER_LAYER;
 constexpr const char* kActivations[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_clamped", nullptr};
 constexpr const char* kZeroExperts[] = {"identity", "zero", nullptr};
 
-// One set of feed-forwards (the routed experts, or the shared part): where its weights stand in the declaration, and
-// its operation.
+// What the weights of a set of feed-forwards are called.
+struct Roles {
+  const char *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
+};
+constexpr Roles kRouted = {"gate", "up", "down", "gate_bias", "up_bias", "down_bias"};
+constexpr Roles kShared = {"shared_gate",      "shared_up",      "shared_down",
+                           "shared_gate_bias", "shared_up_bias", "shared_down_bias"};
+constexpr Roles kChunk = {"chunk_gate", "chunk_up", "chunk_down", nullptr, nullptr, nullptr};
+
+// One set of feed-forwards (the routed experts, the smaller ones beside them, or the shared part): where its weights
+// stand in the declaration, and its operation.
 struct FeedForward {
   int64_t n_groups = 0;  // 0: the layer has none
   int64_t width = 0;
   size_t first_weight = 0;  // gate, up (where gated), down, then the biases in the same order (where there are any)
   bool biased = false;
+  float scale = 1;
   moe_ffn_args args{};  // everything that is the same in each call
   Op op;
 };
@@ -56,6 +66,13 @@ class SwiGlu : public moe::Expert {
       moe::bool_option("shared_gate", "false",
                        "Whether the shared experts' sum is multiplied by sigma(shared_router . x) (Qwen2-MoE).",
                        kFlags),
+      moe::int_option("chunk_size", "0", 0, 65536,
+                      "If above 0, beside the experts of a layer stand smaller ones, one for each so many consecutive "
+                      "ids: weights chunk_gate, chunk_up, chunk_down (GroveMoE).",
+                      kFlags),
+      moe::int_option("d_chunk", "0", 0, int64_t{1} << 32, "Width of these.", kFlags),
+      moe::float_option("chunk_scale", "0.05", -1e6, 1e6,
+                        "What the weight of a choice is multiplied by for the smaller expert.", kFlags),
       moe::choice_option("zero_expert", "identity", kZeroExperts,
                          "What an id without weights computes: its input (LongCat-Flash), or nothing (MoE++).", kFlags),
   };
@@ -67,8 +84,9 @@ class SwiGlu : public moe::Expert {
     if (config.n_experts > 0 && config.d_expert < 1) return expected("d_expert", "at least 1", config.d_expert);
     if (config.n_experts == 0 && config.d_shared < 1)
       return expected("d_shared", "at least 1 in a dense layer", config.d_shared);
-    declare(routed_, config.n_experts > 0 ? config.n_local_experts : 0, config.d_expert, options.flag("bias"));
-    declare(shared_, config.d_shared > 0 ? 1 : 0, config.d_shared, options.flag("shared_bias"));
+    declare(routed_, kRouted, config.n_experts > 0 ? config.n_local_experts : 0, config.d_expert, options.flag("bias"));
+    declare(shared_, kShared, config.d_shared > 0 ? 1 : 0, config.d_shared, options.flag("shared_bias"));
+    MOE_TRY(declare_chunks(options));
     // A dense layer is not a shared expert: Qwen2-MoE's dense layers have no such gate.
     shared_gate_ = options.flag("shared_gate") && config.n_experts > 0;
     if (shared_gate_ && config.d_shared < 1) {
@@ -86,22 +104,24 @@ class SwiGlu : public moe::Expert {
                                 int64_t max_tokens) override {
     MOE_ASSIGN(const uint64_t routed, find_ffn(routed_, compute, weights, max_tokens));
     MOE_ASSIGN(const uint64_t shared, find_ffn(shared_, compute, weights, max_tokens));
+    MOE_ASSIGN(const uint64_t chunk, find_chunks(compute, weights, max_tokens));
     MOE_ASSIGN(const uint64_t gate, find_shared_gate(compute, weights, max_tokens));
     MOE_ASSIGN(const uint64_t identity, find_identity(compute, max_tokens));
-    // The operations run one after the other on one stream and share the workspace behind the gate's values.
-    return gate_bytes_ + std::max({routed, shared, gate, identity});
+    // The operations run one after the other on one stream and share the workspace behind what stays between them.
+    return gate_bytes_ + chunk_bytes_ + std::max({routed, shared, chunk, gate, identity});
   }
 
   Status forward(const moe_expert_args& args) override {
     if (args.n_tokens == 0) return {};
-    auto* const ops_workspace = static_cast<std::byte*>(args.workspace) + gate_bytes_;
-    const uint64_t ops_bytes = args.workspace_bytes - gate_bytes_;
-    if (routed_.n_groups > 0) {
-      moe_ffn_args call = routed_.args;
-      call.ids = args.plan.ids;
+    auto* const ops_workspace = static_cast<std::byte*>(args.workspace) + gate_bytes_ + chunk_bytes_;
+    const uint64_t ops_bytes = args.workspace_bytes - gate_bytes_ - chunk_bytes_;
+    for (const FeedForward* set : {&routed_, &chunk_}) {
+      if (set->n_groups == 0) continue;
+      moe_ffn_args call = set->args;
+      call.ids = set == &chunk_ ? chunk_ids(args) : args.plan.ids;
       call.weights = args.plan.weights;
       call.count = args.plan.count;
-      MOE_TRY(launch_ffn(routed_, call, args, ops_workspace, ops_bytes));
+      MOE_TRY(launch_ffn(*set, call, args, ops_workspace, ops_bytes));
     }
     if (shared_.n_groups > 0) {
       moe_ffn_args call = shared_.args;
@@ -134,26 +154,39 @@ class SwiGlu : public moe::Expert {
   }
 
   // Appends the set's weights to the declaration.
-  void declare(FeedForward& ffn, int64_t n_groups, int64_t width, bool biased) {
+  void declare(FeedForward& ffn, const Roles& roles, int64_t n_groups, int64_t width, bool biased) {
     ffn.n_groups = n_groups;
     ffn.width = width;
     ffn.first_weight = specs_.size();
     ffn.biased = biased;
     if (n_groups == 0) return;
     const bool gated = gating_.ungated == 0;
-    const bool is_shared = &ffn == &shared_;
     const int64_t d = config_.d_model;
-    specs_.push_back(moe::weight_spec(is_shared ? "shared_gate" : "gate", n_groups, width, d, MOE_PLACE_PREPARED));
-    if (gated)
-      specs_.push_back(moe::weight_spec(is_shared ? "shared_up" : "up", n_groups, width, d, MOE_PLACE_PREPARED));
-    specs_.push_back(moe::weight_spec(is_shared ? "shared_down" : "down", n_groups, d, width, MOE_PLACE_PREPARED));
+    specs_.push_back(moe::weight_spec(roles.gate, n_groups, width, d, MOE_PLACE_PREPARED));
+    if (gated) specs_.push_back(moe::weight_spec(roles.up, n_groups, width, d, MOE_PLACE_PREPARED));
+    specs_.push_back(moe::weight_spec(roles.down, n_groups, d, width, MOE_PLACE_PREPARED));
     if (!biased) return;
-    const auto bias = [&](const char* routed, const char* shared, int64_t n) {
-      specs_.push_back(moe::weight_spec(is_shared ? shared : routed, n_groups, n, 1, MOE_PLACE_DEVICE));
-    };
-    bias("gate_bias", "shared_gate_bias", width);
-    if (gated) bias("up_bias", "shared_up_bias", width);
-    bias("down_bias", "shared_down_bias", d);
+    specs_.push_back(moe::weight_spec(roles.gate_bias, n_groups, width, 1, MOE_PLACE_DEVICE));
+    if (gated) specs_.push_back(moe::weight_spec(roles.up_bias, n_groups, width, 1, MOE_PLACE_DEVICE));
+    specs_.push_back(moe::weight_spec(roles.down_bias, n_groups, d, 1, MOE_PLACE_DEVICE));
+  }
+
+  // The smaller experts beside the routed ones (GroveMoE, arXiv 2508.07785): choice j of a token goes to expert id and
+  // to the smaller one id / chunk_size, with chunk_scale times its weight there. Several choices that meet in one add
+  // up.
+  Status declare_chunks(const moe::Options& options) {
+    const int64_t size = options.integer("chunk_size");
+    if (size == 0 || config_.n_experts == 0) return {};
+    const int64_t width = options.integer("d_chunk");
+    if (width < 1) return expected("d_chunk", "at least 1 with chunk_size", width);
+    for (const int64_t n : {config_.n_experts, config_.n_local_experts, config_.first_expert}) {
+      if (n % size != 0)
+        return expected("chunk_size", ("a divisor of " + std::to_string(n) + " experts").c_str(), size);
+    }
+    chunk_size_ = size;
+    chunk_.scale = static_cast<float>(options.number("chunk_scale"));
+    declare(chunk_, kChunk, config_.n_local_experts / size, width, false);
+    return {};
   }
 
   // Binds the set's weights and finds its operation; returns the operation's workspace in bytes.
@@ -174,11 +207,11 @@ class SwiGlu : public moe::Expert {
     }
     args.x = args.out = moe::tensor(nullptr, MOE_F32, {max_tokens, config_.d_model}, compute.device);
     args.ids = args.weights = args.count = args.row_gate = moe::absent();
-    if (&ffn == &routed_) {
+    if (&ffn != &shared_) {
       args.ids = moe::tensor(nullptr, MOE_I32, {max_tokens, config_.k_max}, compute.device);
       args.weights = moe::tensor(nullptr, MOE_F32, {max_tokens, config_.k_max}, compute.device);
       args.count = moe::tensor(nullptr, MOE_I32, {max_tokens}, compute.device);
-      args.first_expert = config_.first_expert;
+      args.first_expert = &ffn == &chunk_ ? config_.first_expert / chunk_size_ : config_.first_expert;
       args.weight_on = config_.weight_on;
     } else if (shared_gate_) {
       args.row_gate = moe::tensor(nullptr, MOE_F32, {max_tokens, 1}, compute.device);
@@ -193,12 +226,35 @@ class SwiGlu : public moe::Expert {
     return ffn.op.workspace_bytes();
   }
 
+  static uint64_t rounded(int64_t n_bytes) { return (static_cast<uint64_t>(n_bytes) + 63) / 64 * 64; }
+
+  // No operation divides ids: the host does, where it sees them.
+  moe::Result<uint64_t> find_chunks(const moe_compute& compute, std::span<const moe_bound_weight> weights,
+                                    int64_t max_tokens) {
+    if (chunk_.n_groups == 0) return uint64_t{0};
+    if ((compute.flags & MOE_BACKEND_HOST_VISIBLE) == 0)
+      return expected("chunk_size", "0 on a backend whose memory the host does not see", chunk_size_);
+    chunk_bytes_ = rounded(max_tokens * config_.k_max * static_cast<int64_t>(sizeof(int32_t)));
+    return find_ffn(chunk_, compute, weights, max_tokens);
+  }
+  // The smaller expert of each of the plan's choices. Ids without an expert stay without one.
+  [[nodiscard]] moe_tensor chunk_ids(const moe_expert_args& args) const {
+    auto* const memory = static_cast<std::byte*>(args.workspace) + gate_bytes_;
+    const moe_tensor ids = moe::tensor(memory, MOE_I32, {args.n_tokens, config_.k_max}, args.x.device);
+    for (int64_t i = 0; i < args.n_tokens; ++i) {
+      for (int64_t j = 0; j < config_.k_max; ++j) {
+        const int32_t id = moe::row<const int32_t>(args.plan.ids, i)[j];
+        moe::row<int32_t>(ids, i)[j] = id < config_.n_experts ? id / static_cast<int32_t>(chunk_size_) : -1;
+      }
+    }
+    return ids;
+  }
+
   moe::Result<uint64_t> find_shared_gate(const moe_compute& compute, std::span<const moe_bound_weight> weights,
                                          int64_t max_tokens) {
     gate_bytes_ = 0;
     if (!shared_gate_) return uint64_t{0};
-    constexpr uint64_t kAlignment = 64;
-    gate_bytes_ = (static_cast<uint64_t>(max_tokens) * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
+    gate_bytes_ = rounded(max_tokens * static_cast<int64_t>(sizeof(float)));
     gate_args_ = moe::op_args<moe_matmul_args>();
     gate_args_.weight = weights.back().prepared;
     gate_args_.x = moe::tensor(nullptr, MOE_F32, {max_tokens, config_.d_model}, compute.device);
@@ -214,7 +270,7 @@ class SwiGlu : public moe::Expert {
                            uint64_t n_bytes) {
     call.x = args.x;
     call.out = args.out;
-    call.scale = args.scale;
+    call.scale = args.scale * ffn.scale;
     return ffn.op.launch(call, workspace, n_bytes);
   }
 
@@ -246,6 +302,8 @@ class SwiGlu : public moe::Expert {
   moe_gating gating_{};
   std::vector<moe_weight_spec> specs_;
   FeedForward routed_;
+  FeedForward chunk_;
+  int64_t chunk_size_ = 0;
   FeedForward shared_;
   bool shared_gate_ = false;
   bool identity_ = false;
@@ -254,6 +312,7 @@ class SwiGlu : public moe::Expert {
   Op gate_op_;
   moe_matmul_args gate_args_{};  // launched in place: the ABI calls an instance from one thread at a time
   uint64_t gate_bytes_ = 0;      // the shared gate's values at the workspace's front
+  uint64_t chunk_bytes_ = 0;     // behind them the ids of the smaller experts
 };
 
 }  // namespace

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tiny checkpoints of models that neither transformers nor tools/train has, and what their formulas give on them in float64.
 
-    python3 make_numpy.py         (needs numpy and safetensors; building and testing the project do not)
+    python3 make_numpy.py         (needs numpy, safetensors and gguf; building and testing the project do not)
 
 All are Qwen3-MoE but for the feed-forward; that much is first held against a checkpoint that transformers has computed.
 """
@@ -9,6 +9,7 @@ import json
 import pathlib
 import struct
 
+import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -80,9 +81,13 @@ def route(c, l):
 
 
 def experts(c, w, name, x, gaps):
+    """One token. GroveMoE (arXiv 2508.07785): beside expert e stands that of its group, e // g, with the same weight and a small factor."""
+    group, small = c.get("num_experts_per_group", 0), c.get("chunk_scale", 0.05)
     ids, weights, gap = route(c, w[f"{name}.gate.weight"] @ x)
     gaps.append(gap)
     out = sum(s * feed_forward(w, f"{name}.experts.{e}", x) for s, e in zip(weights, ids))
+    if group:
+        out = out + small * sum(s * feed_forward(w, f"{name}.chunk_experts.{e // group}", x) for s, e in zip(weights, ids))
     if c.get("num_shared_experts", 0):
         out = out + feed_forward(w, f"{name}.shared_experts", x)
     return out, weights, ids
@@ -147,12 +152,15 @@ def random_weights(c, rng):
             add_feed_forward(f"{name}.mlp.experts.{e}", c["moe_intermediate_size"])
         if c.get("num_shared_experts", 0):
             add_feed_forward(f"{name}.mlp.shared_experts", c["num_shared_experts"] * c["moe_intermediate_size"])
+        if "num_experts_per_group" in c:
+            for e in range(c["num_experts"] // c["num_experts_per_group"]):
+                add_feed_forward(f"{name}.mlp.chunk_experts.{e}", c["parallel_expert_intermediate_size"])
     add_norm("model.norm", d)
     add("lm_head", c["vocab_size"], d)
     return w
 
 
-def make(name, config):
+def make(name, config, shows):
     for seed in range(1, 400):
         rng = np.random.default_rng(seed)
         w = random_weights(config, rng)
@@ -165,7 +173,7 @@ def make(name, config):
             best = np.sort(last[-1])[-2:]
             margin = min(margin, (best[1] - best[0]) / np.abs(last[-1]).max())
             text.append(int(last[-1].argmax()))
-        if gap > 2e-3 and margin > 4e-3:
+        if gap > 2e-3 and margin > 4e-3 and shows(config, exact, ids, logits, routes):
             break
     else:
         raise SystemExit(f"{name}: no seed gives a clear case")
@@ -179,6 +187,42 @@ def make(name, config):
     print(f"{name}: seed {seed}, gap {gap:.1e}, margin {margin:.1e}")
 
 
+def write_grove_gguf(name):
+    """The same checkpoint as llama.cpp's converter has it, by the names and keys of the package gguf."""
+    c, tensors = json.loads((HERE / name / "config.json").read_text()), load(HERE / name)
+    w = gguf.GGUFWriter(HERE.parent / f"gguf/models/{name}.gguf", "grovemoe")
+    w.add_block_count(c["num_hidden_layers"]), w.add_context_length(c["max_position_embeddings"])
+    w.add_embedding_length(c["hidden_size"]), w.add_feed_forward_length(c["intermediate_size"])
+    w.add_head_count(c["num_attention_heads"]), w.add_head_count_kv(c["num_key_value_heads"])
+    w.add_key_length(c["head_dim"]), w.add_value_length(c["head_dim"])
+    w.add_layer_norm_rms_eps(c["rms_norm_eps"]), w.add_rope_freq_base(c["rope_parameters"]["rope_theta"])
+    w.add_expert_count(c["num_experts"]), w.add_expert_used_count(c["num_experts_per_tok"])
+    w.add_expert_feed_forward_length(c["moe_intermediate_size"])
+    w.add_expert_chunk_feed_forward_length(c["parallel_expert_intermediate_size"])
+    w.add_experts_per_group(c["num_experts_per_group"]), w.add_expert_group_scale(0.05)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GROVEMOE, c["num_hidden_layers"])
+    stacked = {}
+    for key, t in tensors.items():
+        parts = key.split("experts.")
+        if len(parts) == 2:
+            number, rest = parts[1].split(".", 1)
+            stacked.setdefault(f"{parts[0]}experts.{rest}", {})[int(number)] = t
+        else:
+            stacked[key] = t
+    for key, t in stacked.items():
+        t = np.stack([t[i] for i in range(len(t))]) if isinstance(t, dict) else t
+        w.add_tensor(names.get_name(key, try_suffixes=(".weight",)), t.astype(np.float32))
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file()
+    w.close()
+
+
+def chunks_meet_and_matter(config, w, ids, logits, routes):
+    without, _, _ = forward(config | {"num_experts_per_group": 0}, w, ids)
+    group = config["num_experts_per_group"]
+    meet = any(len({e // group for e in row}) < len(row) for r in routes.values() for row in r[2])
+    return meet and np.abs(without - logits).max() > 0.05 * np.abs(logits).max()
+
+
 COMMON = {"vocab_size": 56, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6,
           "moe_intermediate_size": 10, "intermediate_size": 22, "hidden_act": "silu", "rms_norm_eps": 1e-6,
           "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "max_position_embeddings": 96, "tie_word_embeddings": False,
@@ -187,4 +231,8 @@ COMMON = {"vocab_size": 56, "hidden_size": 16, "num_hidden_layers": 3, "num_atte
 agrees_with_transformers()
 make("reasoner_expert_attention", COMMON | {
     "architectures": ["ReasonerForCausalLM"], "model_type": "reasoner", "num_experts": 7, "num_experts_per_tok": 2, "num_shared_experts": 1,
-    "first_k_dense_replace": 1, "router": {"plugin": "expert_attention", "k": 2}})
+    "first_k_dense_replace": 1, "router": {"plugin": "expert_attention", "k": 2}}, lambda *_: True)
+make("grove_moe", COMMON | {
+    "architectures": ["GroveMoeForCausalLM"], "model_type": "grove_moe", "num_experts": 9, "num_experts_per_tok": 4, "norm_topk_prob": True,
+    "decoder_sparse_step": 1, "num_experts_per_group": 3, "parallel_expert_intermediate_size": 7}, chunks_meet_and_matter)
+write_grove_gguf("grove_moe")

@@ -16,12 +16,14 @@ using Options = std::vector<patchbay::GivenOption>;
 constexpr int64_t kModel = 24;
 constexpr int64_t kWidth = 40;
 constexpr int64_t kShared = 16;
+constexpr int64_t kChunk = 8;
 constexpr int64_t kExperts = 5;
 
 double sigma(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 patchbay::GivenOption text(const char* key, const char* value) { return {key, std::string(value), ""}; }
 patchbay::GivenOption real(const char* key, double value) { return {key, value, ""}; }
+patchbay::GivenOption number(const char* key, int64_t value) { return {key, value, ""}; }
 patchbay::GivenOption flag(const char* key, bool value) { return {key, value, ""}; }
 
 moe_expert_config layer(int64_t n_experts, int64_t d_shared, int64_t k = 2) {
@@ -53,6 +55,7 @@ struct Equation {
   int64_t n_zero = 0;  // identity
   bool on_input = false;
   bool shared_gate = false;
+  int64_t chunk_size = 0;
 };
 
 using Vector = std::vector<double>;
@@ -72,7 +75,8 @@ Vector product(const std::vector<float>& w, int64_t group, int64_t n_out, const 
   return y;
 }
 
-// down(act(gate x, up x)) of one expert, or the sum of its absolute products; roles with the prefix "" or "shared_".
+// down(act(gate x, up x)) of one expert, or the sum of its absolute products; roles with the prefix "", "shared_" or
+// "chunk_".
 Vector feed_forward(const Layer& l, const Equation& eq, const std::string& prefix, int64_t group, int64_t width,
                     const Vector& x, bool absolute) {
   const auto bias = [&](const char* role) { return eq.biased && prefix.empty() ? &l.weights.at(role) : nullptr; };
@@ -99,6 +103,9 @@ Vector expected(const Layer& l, const Equation& eq, const Layer::Input& in, int6
     if (id < n_experts) y = feed_forward(l, eq, "", id, kWidth, scaled, absolute);
     if (id >= n_experts && eq.n_zero > 0) y = scaled;
     for (size_t c = 0; c < y.size(); ++c) sum[c] += eq.on_input ? y[c] : w * y[c];
+    if (eq.chunk_size == 0 || id >= n_experts) continue;
+    y = feed_forward(l, eq, "chunk_", id / eq.chunk_size, kChunk, scaled, absolute);
+    for (size_t c = 0; c < y.size(); ++c) sum[c] += 0.75 * (eq.on_input ? y[c] : w * y[c]);
   }
   if (d_shared > 0) {
     const Vector y = feed_forward(l, eq, "shared_", 0, d_shared, x, absolute);
@@ -143,6 +150,23 @@ TEST(SwiGlu, routed_experts_follow_the_equation) { expect_equation(layer(kExpert
 TEST(SwiGlu, count_limits_the_experts_of_a_token) { expect_equation(layer(kExperts, 0, 4), {}, {}, true); }
 
 TEST(SwiGlu, shared_experts_are_added) { expect_equation(layer(kExperts, kShared), {}, {}); }
+
+// Of the four choices of a token two at least meet in one of three smaller experts.
+TEST(SwiGlu, smaller_experts_stand_beside_each_few_and_several_choices_add_up_there) {
+  const auto chunks = [](Options more) {
+    more.insert(more.end(), {number("chunk_size", 2), number("d_chunk", kChunk), real("chunk_scale", 0.75)});
+    return more;
+  };
+  expect_equation(layer(6, 0, 4), chunks({}), {.chunk_size = 2});
+  expect_equation(layer(6, 0, 4), chunks({}), {.chunk_size = 2}, true);
+  expect_equation(layer(6, kShared, 4), chunks({flag("shared_gate", true), flag("bias", true)}),
+                  {.biased = true, .shared_gate = true, .chunk_size = 2});
+  auto config = layer(6, 0, 3);
+  config.weight_on = MOE_WEIGHT_ON_INPUT;
+  config.n_zero_experts = 2;
+  expect_equation(config, chunks({text("zero_expert", "zero")}), {.on_input = true, .chunk_size = 2});
+  expect_equation(layer(0, kShared), chunks({}), {});  // a dense layer has none
+}
 
 TEST(SwiGlu, shared_gate_multiplies_the_shared_part_only) {
   expect_equation(layer(kExperts, kShared), {flag("shared_gate", true)}, {.shared_gate = true});
@@ -249,6 +273,12 @@ TEST(SwiGlu, refuses_options_that_do_not_fit) {
   EXPECT_EQ(refusal(layer(kExperts, 0), {flag("shared_gate", true)}),
             "shared_gate: expected false in a layer without shared experts, got true");
   EXPECT_EQ(refusal(layer(0, 0), {}), "d_shared: expected at least 1 in a dense layer, got 0");
+  EXPECT_EQ(refusal(layer(kExperts, 0), {number("chunk_size", 5)}),
+            "d_chunk: expected at least 1 with chunk_size, got 0");
+  EXPECT_EQ(refusal(layer(kExperts, 0), {number("chunk_size", 2), number("d_chunk", 8)}),
+            "chunk_size: expected a divisor of 5 experts, got 2");
+  EXPECT_EQ(refusal(layer(6, 0), {number("chunk_size", 2), number("d_chunk", 8)}, false),
+            "chunk_size: expected 0 on a backend whose memory the host does not see, got 2");
   auto narrow = layer(kExperts, 0);
   narrow.d_expert = 0;
   EXPECT_EQ(refusal(narrow, {}), "d_expert: expected at least 1, got 0");
@@ -268,6 +298,8 @@ TEST(SwiGlu, declares_the_weights_of_its_options) {
   EXPECT_EQ(roles(layer(kExperts, 0), {flag("gated", false), flag("bias", true)}), "down down_bias gate gate_bias ");
   EXPECT_EQ(roles(layer(kExperts, kShared), {flag("shared_gate", true)}),
             "down gate shared_down shared_gate shared_router shared_up up ");
+  EXPECT_EQ(roles(layer(6, 0), {number("chunk_size", 3), number("d_chunk", 8)}),
+            "chunk_down chunk_gate chunk_up down gate up ");
 }
 
 }  // namespace
