@@ -61,6 +61,21 @@ TEST(Cpu, avx512_bf16_gives_the_bits_of_avx512_except_with_bf16_weights) {
   for (const char* wanted : {"f32", "f16", "int8", "int4"}) expect_same_bits(plain, dot, wanted);
 }
 
+// Where the dot instruction is slow, the best choice is the next; its name still gets it.
+TEST(Cpu, auto_leaves_out_avx512_bf16_on_intel_alone) {
+#if defined(__x86_64__)
+  TestHost host(2);
+  const OpenCpu best(host, "auto");
+  const OpenCpu dot(host, "avx512_bf16");
+  if (dot.backend() == nullptr) GTEST_SKIP() << dot.error().message;
+  ASSERT_NE(best.backend(), nullptr);
+  const std::string name = best.backend()->description().device_name;
+  EXPECT_EQ(name.find("avx512_bf16") == std::string::npos, __builtin_cpu_is("intel") != 0) << name;
+#else
+  GTEST_SKIP() << "of x86-64";
+#endif
+}
+
 TEST(Cpu, refuses_an_unknown_instruction_set_by_name) {
   TestHost host;
   const OpenCpu cpu(host, "mmx");
