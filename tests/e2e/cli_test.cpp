@@ -36,6 +36,10 @@ TEST(Faults, a_wrong_key_is_reported_with_line_and_column_and_the_nearest_right_
                          {dir / "c.toml", "line 4, column ", "\"batch_sise\"", "did you mean \"batch_size\"?"});
 }
 
+TEST(Faults, an_option_beside_the_flag_for_the_backend_reaches_that_backend) {
+  expect_one_clear_error(run_model(fixture_dir("mixtral"), {"--set", "backend.simd=\"avx3\""}), {"simd", "got \"avx3\""});
+}
+
 TEST(Faults, more_experts_a_token_than_there_are_is_refused) {
   expect_one_clear_error(run_model(fixture_dir("mixtral"), {"--set", "router.k=9"}),
                          {"k: expected at most 8", "got 9"});

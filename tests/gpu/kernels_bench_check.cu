@@ -57,10 +57,10 @@ struct Shape {
   bool norm = false;
 };
 
-void check_matvec_case(Report& report, Format format, int32_t activation, const Shape& s) {
+void check_matvec_case(Report& report, Format format, int32_t activation, const Shape& s, bool deterministic = true) {
   const std::string name = std::string("matvec ") + name_of(format) + " x " + name_of_activation(activation) + " n " +
                            std::to_string(s.n) + " g " + std::to_string(s.groups) + " [" + std::to_string(s.n_out) +
-                           ", " + std::to_string(s.n_in) + "]" + (s.norm ? " norm" : "");
+                           ", " + std::to_string(s.n_in) + "]" + (s.norm ? " norm" : "") + (deterministic ? "" : " fast");
   if (!report.wants(name)) return;
   const HostWeight w = make_weight(format, s.groups, s.n_out, s.n_in, 7);
   const int64_t x_row = s.groups * s.n_in + s.gap;
@@ -75,7 +75,7 @@ void check_matvec_case(Report& report, Format format, int32_t activation, const 
   p.w = w.view, p.n = s.n, p.activation = activation;
   p.x = x_device.data(), p.x_row = x_row, p.x_group = s.n_in;
   p.bias = bias_device.data(), p.out = out.data(), p.out_row = out_row, p.out_group = s.n_out;
-  p.scale = 0.75F, p.soft_cap = 30.0F, p.accumulate = true;
+  p.scale = 0.75F, p.soft_cap = 30.0F, p.accumulate = true, p.deterministic = deterministic, p.pdl = !deterministic;
   const std::vector<float> norm = random_rows(s.n_in, 14);
   const Buffer<float> norm_device(norm);
   Buffer<float> normed(s.n * s.n_in);
@@ -111,6 +111,7 @@ void check_matvec_case(Report& report, Format format, int32_t activation, const 
   // Normalised rows may round to the other side of a tie.
   report.checked(name, worst_row(got, want, out_row), s.norm && activation != MOE_F32 ? 1e-3 : 3e-6);
   if (s.norm) report.checked(name + ", normed", worst_row(normed.read(), want_normed, s.n_in), 1e-6);
+  if (!deterministic) return;
   // A row alone gives the same bits as in company.
   Buffer<float> alone(before);
   for (int64_t i = 0; i < s.n; ++i) {
@@ -236,7 +237,7 @@ void check_ffn_case(Report& report, Format format, Format down, int32_t activati
     if (c.counted) p.count = count.data(), p.count_stride = 1;
   }
   p.gating = gating, p.activation = activation, p.weight_on = c.on_input ? MOE_WEIGHT_ON_INPUT : MOE_WEIGHT_ON_OUTPUT;
-  p.scale = 0.5F, p.accumulate = true, p.deterministic = deterministic, p.pdl = c.n % 2 == 0;
+  p.scale = 0.5F, p.accumulate = true, p.deterministic = deterministic, p.pdl = c.n % 2 == 0 || c.n == 1;
   if (ffn_refusal(p) != nullptr) {
     report.checked(name + ": " + ffn_refusal(p), 1, 0);
     return;
@@ -275,7 +276,13 @@ void check_matvec(Report& report) {
   for (int f = 0; f < kFormats; ++f) {
     const auto format = static_cast<Format>(f);
     for (const int32_t activation : kActivations) {
-      check_matvec_case(report, format, activation, {1, 1, 100, 2048, 0});
+      for (const bool deterministic : {true, false})
+        check_matvec_case(report, format, activation, {1, 1, 100, 2048, 0}, deterministic);
+      check_matvec_case(report, format, activation, {1, 3, 333, 512, 0}, false);
+      check_matvec_case(report, format, activation, {1, 1, 3000, 1408, 0}, false);
+      check_matvec_case(report, format, activation, {1, 1, 50, 4096, 0}, false);
+      if (activation != MOE_I8 || format == Format::kI8 || format == Format::kI4)
+        check_matvec_case(report, format, activation, {1, 1, 700, 640, 0, true}, false);
       check_matvec_case(report, format, activation, {5, 3, 33, 100, 1});
       check_matvec_case(report, format, activation, {13, 1, 64, 384, 0});
       check_matvec_case(report, format, activation, {29, 2, 17, 257, 3});
@@ -318,6 +325,13 @@ void check_ffn(Report& report) {
     for (const int64_t n : {1, 2, 32, 64, 300}) {  // a shared expert
       check_ffn_case(report, Format::kBF16, Format::kBF16, MOE_BF16,
                      {n, 0, 1, 320, 704, MOE_ACT_SILU, false, true, false, false, false}, deterministic);
+    }
+    for (const Format format : {Format::kBF16, Format::kI8, Format::kI4, Format::kF8}) {
+      const int32_t activation = format == Format::kI8 || format == Format::kI4 ? MOE_I8 : MOE_BF16;
+      check_ffn_case(report, format, format, activation,
+                     {1, 6, 9, 640, 1408, MOE_ACT_SILU, false, true, false, true, false}, deterministic);
+      check_ffn_case(report, format, format, activation,
+                     {1, 3, 9, 2048, 700, MOE_ACT_GELU, false, true, true, false, false}, deterministic);
     }
     check_ffn_case(report, Format::kI4, Format::kI8, MOE_I8,
                    {17, 2, 4, 320, 256, MOE_ACT_SILU, false, true, false, false, false}, deterministic);

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "kernels/ffn_stage.hpp"
+#include "kernels/single.hpp"
 #include "kernels_bench.hpp"
 
 namespace moe::cuda::bench {
@@ -28,10 +29,10 @@ __global__ void read_kernel(const uint4* data, int64_t n, uint32_t* out) {
 }
 
 void time_matvec_case(Report& report, Format format, int32_t activation, int64_t n_out, int64_t n_in, int64_t n,
-                      bool pdl, bool norm = false) {
+                      bool pdl, bool norm = false, bool deterministic = false) {
   const std::string name = std::string("matvec ") + name_of(format) + " x " + name_of_activation(activation) + " [" +
                            std::to_string(n_out) + ", " + std::to_string(n_in) + "] n " + std::to_string(n) +
-                           (pdl ? " pdl" : "") + (norm ? " norm" : "");
+                           (pdl ? " pdl" : "") + (norm ? " norm" : "") + (deterministic ? " det" : "");
   if (!report.wants(name)) return;
   const DeviceWeight probe = random_weight(format, 1, 1, n_in, 1);
   const double bytes = probe.row_bytes_with_scales() * static_cast<double>(n_out);
@@ -57,7 +58,7 @@ void time_matvec_case(Report& report, Format format, int32_t activation, int64_t
   Buffer<char> workspace(n * probe.view.row * 4);
   const double us = time_us(sets, [&](cudaStream_t stream, int i) {
     MatvecParams p{};
-    p.w = view(i), p.n = n, p.activation = activation, p.scale = 1.0F, p.pdl = pdl;
+    p.w = view(i), p.n = n, p.activation = activation, p.scale = 1.0F, p.pdl = pdl, p.deterministic = deterministic;
     p.x = x.data(), p.x_row = n_in, p.out = out.data(), p.out_row = n_out, p.workspace = workspace.data();
     if (norm) p.norm_weight = norm_weight.data(), p.norm_eps = 1e-5F;
     MUST(launch_matvec(p, stream));
@@ -165,10 +166,10 @@ void time_ffn_case(Report& report, const Model& m, const Run& r) {
   report.timed(name, us, bytes, 6.0 * static_cast<double>(r.n * k * m.d_model * m.width));
   if (!r.stages) return;
   const double up_us =
-      time_us(launches, [&](cudaStream_t stream, int i) { MUST(launch_ffn_up(of_launch(i), hidden, stream)); });
+      time_us(launches, [&](cudaStream_t stream, int i) { MUST((single_fits(p) ? launch_single_up : launch_ffn_up)(of_launch(i), hidden, stream)); });
   report.timed(name + ": up", up_us, bytes * 2 / 3, 0);
   const double down_us =
-      time_us(launches, [&](cudaStream_t stream, int i) { MUST(launch_ffn_down(of_launch(i), hidden, stream)); });
+      time_us(launches, [&](cudaStream_t stream, int i) { MUST((single_fits(p) ? launch_single_down : launch_ffn_down)(of_launch(i), hidden, stream)); });
   report.timed(name + ": down", down_us, bytes / 3, 0);
 }
 
@@ -188,13 +189,15 @@ void time_memory(Report& report) {
 }
 
 void time_matvec(Report& report) {
-  for (const bool pdl : {false, true}) {
-    time_matvec_case(report, Format::kBF16, MOE_BF16, 6144, 2048, 1, pdl);
-    time_matvec_case(report, Format::kBF16, MOE_BF16, 2048, 2048, 1, pdl);
+  time_matvec_case(report, Format::kBF16, MOE_BF16, 6144, 2048, 1, true);
+  for (const bool deterministic : {false, true}) {
+    time_matvec_case(report, Format::kBF16, MOE_BF16, 6144, 2048, 1, true, true, deterministic);
+    time_matvec_case(report, Format::kBF16, MOE_BF16, 2048, 2048, 1, true, false, deterministic);
+    time_matvec_case(report, Format::kBF16, MOE_BF16, 50304, 2048, 1, true, false, deterministic);
   }
-  time_matvec_case(report, Format::kBF16, MOE_BF16, 6144, 2048, 1, true, true);
-  time_matvec_case(report, Format::kBF16, MOE_BF16, 50304, 2048, 1, true);
   time_matvec_case(report, Format::kBF16, MOE_BF16, 64, 2048, 1, true);
+  for (const bool deterministic : {false, true})
+    time_matvec_case(report, Format::kF32, MOE_F32, 64, 2048, 1, true, true, deterministic);
   for (const int64_t n : {4, 8, 16, 32}) time_matvec_case(report, Format::kBF16, MOE_BF16, 6144, 2048, n, true);
   time_matvec_case(report, Format::kBF16, MOE_BF16, 2048, 2048, 32, true);
   time_matvec_case(report, Format::kBF16, MOE_F32, 6144, 2048, 1, true);
@@ -207,10 +210,11 @@ void time_matvec(Report& report) {
 }
 
 void time_ffn(Report& report) {
-  for (const bool pdl : {false, true}) time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, 1, 0, pdl, false, true});
+  for (const bool deterministic : {false, true})
+    time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, 1, 0, true, deterministic, true});
   time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_F32, 1, 0, true, false});
   time_ffn_case(report, kOlmoe, {Format::kI8, MOE_I8, 1, 0, true, false, true});
-  time_ffn_case(report, kOlmoe, {Format::kI4, MOE_I8, 1, 0, true, false});
+  time_ffn_case(report, kOlmoe, {Format::kI4, MOE_I8, 1, 0, true, false, true});
   time_ffn_case(report, kOlmoe, {Format::kF8, MOE_BF16, 1, 0, true, false});
   time_ffn_case(report, kQwen3, {Format::kBF16, MOE_BF16, 1, 0, true, false});
   time_ffn_case(report, kDeepSeek, {Format::kBF16, MOE_BF16, 1, 0, true, false});

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -37,6 +38,21 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
   command.add_flag("--quiet", flags.quiet, "no progress, no notes");
 }
 
+namespace {
+
+// The first of the configuration that may be this one comes to the front, with its options.
+void choose_backend(std::vector<PluginChoice>& backends, const std::string& name) {
+  const auto found = std::ranges::find_if(backends, [&](const PluginChoice& b) { return b.plugin == name || b.plugin == "auto"; });
+  if (found == backends.end()) {
+    backends.insert(backends.begin(), {name, {}, "--backend"});
+    return;
+  }
+  found->plugin = name;
+  std::rotate(backends.begin(), found, found + 1);
+}
+
+}  // namespace
+
 moe::Result<Settings> settings_of(const CommonFlags& flags) {
   MOE_ASSIGN(Settings settings, load_settings(flags.config, flags.sets));
   if (!flags.model.empty()) settings.model.path = flags.model;
@@ -44,7 +60,7 @@ moe::Result<Settings> settings_of(const CommonFlags& flags) {
     MOE_ASSIGN(const Settings precision, load_settings("", {fmt::format("model.precision=\"{}\"", flags.precision)}));
     settings.model.precision = precision.model.precision;
   }
-  if (!flags.backend.empty()) settings.backends.insert(settings.backends.begin(), {flags.backend, {}, "--backend"});
+  if (!flags.backend.empty()) choose_backend(settings.backends, flags.backend);
   if (flags.threads > 0) settings.engine.threads = flags.threads;
   return settings;
 }

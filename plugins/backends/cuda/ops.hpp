@@ -81,13 +81,14 @@ class Space {
   template <typename T>
   T* take(int64_t n) {
     T* part = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    asked_ = asked_ || n > 0;
     used_ += (static_cast<uint64_t>(n > 0 ? n : 0) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return part;
   }
   // To ask for: with room to begin on 256 bytes.
   [[nodiscard]] uint64_t wanted() const { return used_ == 0 ? 0 : used_ + kAlignment; }
   [[nodiscard]] Status check() const {
-    if (used_ <= capacity_ || base_ == nullptr) return {};
+    if (used_ <= capacity_ || base_ == nullptr || !asked_) return {};
     return invalid("workspace: expected at least " + std::to_string(used_) + " bytes, got " +
                    std::to_string(capacity_));
   }
@@ -97,6 +98,7 @@ class Space {
   char* base_ = nullptr;
   uint64_t capacity_ = 0;
   uint64_t used_ = 0;
+  bool asked_ = false;
 };
 
 // Kernels' parameters from an operation's arguments.

@@ -48,6 +48,7 @@ Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Fo
   constexpr uint64_t kAlignment = 256;
   w->scales_offset = (static_cast<uint64_t>(rows * row_bytes(v)) + kAlignment - 1) / kAlignment * kAlignment;
   w->n_bytes = w->scales_offset + (is_integer(format) ? static_cast<uint64_t>(elements / kQuantGroup) * 2 : 0);
+  w->n_bytes = (w->n_bytes + kAlignment - 1) / kAlignment * kAlignment;  // copies take 16 bytes at a time
   size_t n_free = 0;
   size_t n_total = 0;
   MOE_CUDA_TRY(cudaMemGetInfo(&n_free, &n_total));

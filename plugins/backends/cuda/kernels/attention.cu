@@ -22,7 +22,7 @@ __device__ float cache_element(const void* base, int64_t at) {
 
 // A block for a head of a token, and a chunk.
 template <int32_t kDtype>
-__global__ void __launch_bounds__(kThreads) any_kernel(const __grid_constant__ AttentionParams p, int64_t n_chunks) {
+__global__ void __launch_bounds__(kThreads) any_kernel(const __grid_constant__ AttentionParams p) {
   extern __shared__ float q[];  // [k_dim]
   __shared__ float scores[kPositions];
   __shared__ int64_t rows[kPositions];
@@ -55,82 +55,89 @@ __global__ void __launch_bounds__(kThreads) any_kernel(const __grid_constant__ A
   float sum = 0.0F;
   for (int j = threadIdx.x; j < n; j += kThreads) sum += scores[j] = below(scores[j], largest);
   sum = block_sum(sum, shared);  // its barrier also publishes the scores
-  float* partial = p.partial + (blockIdx.x * n_chunks + chunk) * (p.v_dim + 2);
+  const ChunkResult result = chunk_result(p, blockIdx.x, chunk);
   if (threadIdx.x == 0) {
-    partial[0] = largest;
-    partial[1] = sum;
+    result.stats[0] = largest;
+    result.stats[1] = sum;
   }
   for (int64_t c = threadIdx.x; c < p.v_dim; c += kThreads) {
     float acc = 0.0F;
 #pragma unroll 4
     for (int j = 0; j < n; ++j)
       acc = fmaf(scores[j], cache_element<kDtype>(p.v, rows[j] * p.v_row + kv * p.v_head + c), acc);
-    partial[2 + c] = acc;
+    result.mix[c] = acc;
   }
 }
 
-// A block for a head of a token. With more chunks than fit the shared weights, rounds of so many.
-__global__ void __launch_bounds__(kThreads)
-    combine_kernel(const __grid_constant__ AttentionParams p, int64_t n_chunks, int64_t positions) {
+constexpr int kColumns = 64;  // of a block
+constexpr int kParts = 4;      // of the chunks, each a sum of its own
+
+// A block for a head of a token and kColumns of its output. With more chunks than fit the shared weights, rounds of so
+// many.
+__global__ void __launch_bounds__(kColumns* kParts) combine_kernel(const __grid_constant__ AttentionParams p) {
+  constexpr int kThreadsHere = kColumns * kParts;
   constexpr int kRound = 512;
   __shared__ float weights[kRound];
+  __shared__ float sums[kParts][kColumns];
   __shared__ float shared[32];
   if (p.pdl) begin_early();
   const int64_t i = blockIdx.x / p.heads;
   const int64_t h = blockIdx.x % p.heads;
   if (is_of_prompt(p, i)) return;
+  const auto column = static_cast<int>(blockIdx.y) * kColumns + static_cast<int>(threadIdx.x) % kColumns;
+  const int part = static_cast<int>(threadIdx.x) / kColumns;
+  const bool mine = column < p.v_dim;
   float* out = p.out.data + i * p.out.stride + h * p.out.head_stride;
   const Span span = span_of(p, i);
   if (span.last < 0) {
-    for (int64_t c = threadIdx.x; c < p.v_dim; c += kThreads) out[c] = 0.0F;
+    if (mine && part == 0) out[column] = 0.0F;
     return;
   }
-  const int64_t row = p.v_dim + 2;
-  const float* parts = p.partial + (blockIdx.x * n_chunks + span.first / positions) * row;
-  const auto n = static_cast<int>(span.last / positions - span.first / positions + 1);
+  const Cut cut = cut_of(p, span);
+  const ChunkResult result = chunk_result(p, blockIdx.x, cut.first);
+  const auto* stats = reinterpret_cast<const float2*>(result.stats);
   // The largest score of all: every warp finds the same.
   float largest = -INFINITY;
-  for (int c = threadIdx.x % 32; c < n; c += 32) largest = fmaxf(largest, parts[c * row]);
+  for (int c = threadIdx.x % 32; c < cut.n; c += 32) largest = fmaxf(largest, stats[c].x);
   largest = warp_max(largest);
   float sum = 0.0F;
-  for (int first = 0; first < n; first += kRound) {
-    const int here = min(kRound, n - first);
+  float acc = 0.0F;
+  for (int first = 0; first < cut.n; first += kRound) {
+    const int here = min(kRound, cut.n - first);
     __syncthreads();
-    for (int c = threadIdx.x; c < here; c += kThreads) {
-      const float* part = parts + (first + c) * row;
-      weights[c] = share(part[0], largest);
-      sum = fmaf(weights[c], part[1], sum);
+    for (int c = threadIdx.x; c < here; c += kThreadsHere) {
+      const float2 s = stats[first + c];
+      weights[c] = share(s.x, largest);
+      sum = fmaf(weights[c], s.y, sum);
     }
     __syncthreads();
-    for (int64_t column = threadIdx.x; column < p.v_dim; column += kThreads) {
-      float acc = first == 0 ? 0.0F : out[column];
+    if (!mine) continue;
+    const float* mix = result.mix + static_cast<int64_t>(first) * p.v_dim + column;
 #pragma unroll 8
-      for (int c = 0; c < here; ++c) acc = fmaf(weights[c], parts[(first + c) * row + 2 + column], acc);
-      out[column] = acc;
-    }
+    for (int c = part; c < here; c += kParts) acc = fmaf(weights[c], mix[c * p.v_dim], acc);
   }
   sum = block_sum(sum, shared);
-  for (int64_t column = threadIdx.x; column < p.v_dim; column += kThreads) {
-    out[column] = finished(p, h, largest, sum, out[column]);
-  }
+  sums[part][threadIdx.x % kColumns] = acc;
+  __syncthreads();
+  if (!mine || part != 0) return;
+  for (int other = 1; other < kParts; ++other) acc += sums[other][threadIdx.x];
+  out[column] = finished(p, h, largest, sum, acc);
 }
 
 }  // namespace
 
-cudaError_t launch_any(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream) {
-  const int64_t chunks = chunks_of(p, chunk_positions);
-  const dim3 grid(static_cast<unsigned>(p.n * p.heads), static_cast<unsigned>(chunks));
+cudaError_t launch_any(const AttentionParams& p, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(p.n * p.heads), static_cast<unsigned>(p.n_chunks));
   const auto shared = static_cast<size_t>(p.k_dim) * sizeof(float);
-  if (p.dtype == MOE_F32) any_kernel<MOE_F32><<<grid, kThreads, shared, stream>>>(p, chunks);
-  if (p.dtype == MOE_F16) any_kernel<MOE_F16><<<grid, kThreads, shared, stream>>>(p, chunks);
-  if (p.dtype == MOE_BF16) any_kernel<MOE_BF16><<<grid, kThreads, shared, stream>>>(p, chunks);
+  if (p.dtype == MOE_F32) any_kernel<MOE_F32><<<grid, kThreads, shared, stream>>>(p);
+  if (p.dtype == MOE_F16) any_kernel<MOE_F16><<<grid, kThreads, shared, stream>>>(p);
+  if (p.dtype == MOE_BF16) any_kernel<MOE_BF16><<<grid, kThreads, shared, stream>>>(p);
   return MOE_CUDA_LAUNCHED();
 }
 
-cudaError_t launch_combine(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(p.n * p.heads));
-  return launch_kernel(combine_kernel, {grid, kThreads, 0, p.pdl}, stream, p, chunks_of(p, chunk_positions),
-                       chunk_positions);
+cudaError_t launch_combine(const AttentionParams& p, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(p.n * p.heads), static_cast<unsigned>((p.v_dim + kColumns - 1) / kColumns));
+  return launch_kernel(combine_kernel, {grid, kColumns * kParts, 0, p.pdl}, stream, p);
 }
 
 }  // namespace attention
@@ -140,20 +147,25 @@ namespace {
 using namespace attention;
 
 constexpr int64_t kMostPartialFloats = int64_t{32} << 20;
-constexpr int64_t kAnyChunk = 64;
+constexpr int64_t kAnyChunk = kPositions;
+constexpr int64_t kFixedChunk = 128;
 constexpr int64_t kLeastChunk = 32;
-constexpr int64_t kMostChunk = 1024;
 
-// Positions of a chunk: enough chunks that every multiprocessor has two, and no more, since each costs a result in
-// memory. When bits must not depend on the batch, one size.
-int64_t chunk_for(const AttentionParams& p) {
-  if (!fits_tensor_cores(p)) return kAnyChunk;
-  constexpr int64_t kFixed = 128;
-  if (p.deterministic) return kFixed;
+// Sets how rows are cut: enough chunks that the card is full once, and no more, since each costs a result in memory.
+// When bits must not depend on the batch, one size.
+AttentionParams with_cut(AttentionParams p) {
+  p.grain = 0;
+  p.cut = fits_tensor_cores(p) ? kFixedChunk : kAnyChunk;
+  if (p.deterministic || !fits_tensor_cores(p)) {
+    p.n_chunks = chunks_of(p, p.cut);
+    return p;
+  }
+  const HeadsShape shape = heads_shape(p);
   const int64_t tiles = p.n * p.kv_heads * ((p.heads / p.kv_heads + 15) / 16);
-  int64_t chunk = kLeastChunk;
-  while (chunk < kMostChunk && tiles * chunks_of(p, 2 * chunk) >= 2 * p.n_multiprocessors) chunk *= 2;
-  return chunk;
+  p.cut = 0;
+  p.grain = shape.tile;
+  p.n_chunks = std::clamp<int64_t>(shape.blocks * p.n_multiprocessors / tiles, 1, chunks_of(p, shape.tile));
+  return p;
 }
 
 }  // namespace
@@ -165,11 +177,11 @@ int64_t attention_partial_floats(const AttentionParams& p) {
 }
 
 // Each chunk a block of its own, as many tokens at a time as there is room for their results.
-static cudaError_t launch_in_chunks(const AttentionParams& p, cudaStream_t stream) {
-  const int64_t chunk = chunk_for(p);
-  const int64_t per_token = p.heads * chunks_of(p, chunk) * partial_row(p);
+static cudaError_t launch_in_chunks(const AttentionParams& call, cudaStream_t stream) {
+  const AttentionParams p = with_cut(call);
+  const int64_t per_token = p.heads * p.n_chunks * partial_row(p);
   const int64_t lot = std::min(p.n, p.partial_floats / per_token);
-  if (lot < 1 || chunks_of(p, chunk) > 65535) return cudaErrorInvalidValue;
+  if (lot < 1 || p.n_chunks > 65535) return cudaErrorInvalidValue;
   for (int64_t first = 0; first < p.n; first += lot) {
     AttentionParams part = p;
     part.n = std::min(lot, p.n - first);
@@ -178,8 +190,8 @@ static cudaError_t launch_in_chunks(const AttentionParams& p, cudaStream_t strea
     part.out.data += first * p.out.stride;
     part.sequences += first * p.sequences_stride;
     part.positions += first * p.positions_stride;
-    cudaError_t status = fits_tensor_cores(p) ? launch_heads(part, chunk, stream) : launch_any(part, chunk, stream);
-    if (status == cudaSuccess) status = launch_combine(part, chunk, stream);
+    cudaError_t status = fits_tensor_cores(p) ? launch_heads(part, stream) : launch_any(part, stream);
+    if (status == cudaSuccess) status = launch_combine(part, stream);
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;

@@ -28,6 +28,37 @@ __device__ inline Span span_of(const AttentionParams& p, int64_t i) {
   return s;
 }
 
+// Where a row's positions are cut: chunk c of [first, first + n) has those from base + c * size on.
+struct Cut {
+  int64_t base, size;
+  int first, n;
+};
+__device__ inline Cut cut_of(const AttentionParams& p, const Span& s) {
+  const auto last = static_cast<uint32_t>(s.last);
+  const auto begin = static_cast<uint32_t>(s.first);
+  if (p.cut > 0) {
+    const auto size = static_cast<uint32_t>(p.cut);
+    const auto first = static_cast<int>(begin / size);
+    return {0, p.cut, first, static_cast<int>(last / size) - first + 1};
+  }
+  const auto grain = static_cast<uint32_t>(p.grain);
+  const uint32_t tile = begin / grain;
+  const uint32_t tiles = last / grain - tile + 1;
+  const auto most = static_cast<uint32_t>(p.n_chunks);
+  const uint32_t share = (tiles + most - 1) / most;
+  return {int64_t{tile} * grain, int64_t{share} * grain, 0, static_cast<int>((tiles + share - 1) / share)};
+}
+
+// Where the result of a chunk of a row of [n, heads] lies.
+struct ChunkResult {
+  float* stats;  // largest score, sum of exponentials below it
+  float* mix;    // [v_dim]
+};
+__device__ inline ChunkResult chunk_result(const AttentionParams& p, int64_t row, int64_t chunk) {
+  const int64_t at = row * p.n_chunks + chunk;
+  return {p.partial + 2 * at, p.partial + 2 * p.n * p.heads * p.n_chunks + at * p.v_dim};
+}
+
 __device__ inline int64_t cache_row(const AttentionParams& p, const Span& s, int64_t position) {
   const auto at = static_cast<uint32_t>(position);
   const auto page = static_cast<uint32_t>(p.page_size);

@@ -1,5 +1,6 @@
-// Causal attention over a paged cache. Positions are cut into chunks at absolute multiples; each chunk's result goes to
-// `partial`, and the chunks of a row are combined in ascending order, so that a row's bits do not depend on the batch.
+// Causal attention over a paged cache. The positions of a row are cut into chunks, each chunk's result goes to `partial`,
+// and the chunks of a row are combined in an order that their number decides. Where bits must not depend on the batch
+// the cuts are absolute multiples; else a row is cut into as many chunks as fill the card, by its real length.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -36,7 +37,11 @@ struct AttentionParams {
   int n_multiprocessors;
   bool deterministic;  // a row's bits depend on nothing but its own sequence
   bool pdl;
-  // Set by launch_attention. Where `split`, the tokens before the first whose sequence goes on in the next one are
+  // Set by launch_attention.
+  int64_t n_chunks;  // of a row, at most
+  int64_t cut;       // positions of a chunk, at absolute multiples; 0: a row's share of n_chunks, whole tiles of `grain`
+  int64_t grain;
+  // Where `split`, the tokens before the first whose sequence goes on in the next one are
   // taken by the kernels for few tokens, the others by the one for prompts.
   bool split;
   int64_t token0;  // of the call that this is a part of
@@ -57,19 +62,25 @@ namespace attention {
 inline int64_t chunks_of(const AttentionParams& p, int64_t positions) {
   return p.max_positions <= positions ? 1 : (p.max_positions + positions - 1) / positions;
 }
-// Where the result of (row, chunk) lies: largest score, sum of exponentials below it, mix of values [v_dim].
+// Floats of a chunk's result: largest score, sum of exponentials below it, mix of values [v_dim].
 inline int64_t partial_row(const AttentionParams& p) { return p.v_dim + 2; }
 
 // Any shape and type; a block for a head of a token and a chunk.
-cudaError_t launch_any(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream);
+cudaError_t launch_any(const AttentionParams& p, cudaStream_t stream);
 // 16-bit caches of heads that tensor cores take; a block for the heads that share a kv head of a token, and a chunk.
 bool fits_tensor_cores(const AttentionParams& p);
-cudaError_t launch_heads(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream);
+// Positions that launch_heads takes at a time, and blocks that a multiprocessor has room for.
+struct HeadsShape {
+  int64_t tile;
+  int64_t blocks;
+};
+HeadsShape heads_shape(const AttentionParams& p);
+cudaError_t launch_heads(const AttentionParams& p, cudaStream_t stream);
 // The same for many tokens, many of which follow each other in a sequence: no chunks, no partial results.
 bool fits_prompt(const AttentionParams& p);
 cudaError_t launch_prompt(const AttentionParams& p, cudaStream_t stream);
 // Combines the chunks of each row into out.
-cudaError_t launch_combine(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream);
+cudaError_t launch_combine(const AttentionParams& p, cudaStream_t stream);
 
 }  // namespace attention
 }  // namespace moe::cuda

@@ -1,19 +1,22 @@
 // Attention of few tokens on tensor cores: sixteen heads that share a kv head are the rows of one tile, and a block
-// takes them through one chunk of positions, 32 at a time, while the next 32 are on their way. Memory bounds it, so
+// takes them through one chunk of positions, a tile of eight a warp at a time, while the next tile is on its way. Memory bounds it, so
 // products may cost: queries and exponentials, which are f32, are multiplied as a sum of two bf16.
+#include <algorithm>
+
 #include "kernels/attention_mma.cuh"
 #include "kernels/launch.hpp"
 
 namespace moe::cuda::attention {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kTile = 32;  // positions
 constexpr int kRows = 16;
 
 // Where a block's shared memory lies. kShared: values are the front of the keys' rows (latent attention).
 template <int kKDim, int kVDim, bool kShared>
 struct Memory {
+  static constexpr int kWarps = kShared ? 8 : 4;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kTile = kWarps * 8;  // positions
   static constexpr int kKRow = kKDim + kPad;
   static constexpr int kVRow = kShared ? kKRow : kVDim + kPad;
   static constexpr int kPRow = kTile + kPad;
@@ -30,10 +33,14 @@ struct Memory {
 template <int kKDim, int kVDim, bool kShared>
 class Block {
   using Shared = Memory<kKDim, kVDim, kShared>;
-  static constexpr int kVTiles = kVDim / 4 / 8;  // of a warp: tiles of eight columns
+  static constexpr int kWarps = Shared::kWarps;
+  static constexpr int kThreads = Shared::kThreads;
+  static constexpr int kTile = Shared::kTile;
+  static constexpr int kVTiles = kVDim / kWarps / 8;  // of a warp: tiles of eight columns
+  static constexpr int kRowThreads = kThreads / kRows;
 
  public:
-  __device__ Block(const AttentionParams& p, Shared& m, int64_t positions)
+  __device__ Block(const AttentionParams& p, Shared& m)
       : p_(p), m_(m), lane_(threadIdx.x % 32), warp_(threadIdx.x / 32) {
     const int group = static_cast<int>(p.heads / p.kv_heads);
     const int tiles = (group + kRows - 1) / kRows;
@@ -42,12 +49,15 @@ class Block {
     first_head_ = kv_ * group + blockIdx.x % tiles * kRows;
     n_rows_ = min(kRows, group - static_cast<int>(blockIdx.x % tiles) * kRows);
     span_ = span_of(p, i_);
-    begin_ = max(span_.first, blockIdx.y * positions) / kTile * kTile;
-    end_ = min(span_.last + 1, (blockIdx.y + 1) * positions);
+    if (span_.last < 0) return;
+    const Cut cut = cut_of(p, span_);
+    const int64_t first = cut.base + blockIdx.y * cut.size;
+    begin_ = max(span_.first, first) / kTile * kTile;
+    end_ = min(span_.last + 1, first + cut.size);
   }
   [[nodiscard]] __device__ bool empty() const { return max(begin_, span_.first) >= end_ || is_of_prompt(p_, i_); }
 
-  __device__ void run(int64_t n_chunks) {
+  __device__ void run() {
     // What earlier steps stored may be asked for before the kernel that stores this step's rows is through.
     const bool early = p_.pdl && is_alone() && begin_ + kTile <= span_.last;
     if (early) load(begin_, 0);
@@ -57,7 +67,7 @@ class Block {
     if (!early) load(begin_, 0);
     load_queries();
     float acc[kVTiles][4] = {};
-    float largest = -INFINITY;  // of row threadIdx.x / 8
+    float largest = -INFINITY;  // of row threadIdx.x / kRowThreads
     float sum = 0.0F;
     int stage = 0;
     for (int64_t tile = begin_; tile < end_; tile += kTile, stage ^= 1) {
@@ -72,7 +82,7 @@ class Block {
       __syncthreads();
     }
     asm volatile("cp.async.wait_all;" ::: "memory");
-    store(acc, largest, sum, n_chunks);
+    store(acc, largest, sum);
   }
 
  private:
@@ -111,27 +121,57 @@ class Block {
   }
 
   __device__ void load_queries() {
-    for (int at = threadIdx.x; at < kRows * kKDim; at += kThreads) {
-      const int r = at / kKDim;
-      const int c = at % kKDim;
-      const float q = r < n_rows_ ? p_.q.data[i_ * p_.q.stride + (first_head_ + r) * p_.q.head_stride + c] : 0.0F;
-      split(q * span_.scale, &m_.q[0][r * Shared::kKRow + c], kRows * Shared::kKRow);
+    constexpr int kUnits = kRows * kKDim / 4;  // of four
+    constexpr int kEach = (kUnits + kThreads - 1) / kThreads;
+    constexpr int kAtOnce = kEach < 9 ? kEach : 9;  // on their way together
+    const float* rows = p_.q.data + i_ * p_.q.stride + first_head_ * p_.q.head_stride;
+    for (int first = threadIdx.x; first < kUnits; first += kAtOnce * kThreads) {
+      float4 q[kAtOnce];
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) {
+        const int at = first + e * kThreads;
+        const int r = at / (kKDim / 4);
+        q[e] = float4{};
+        if (at < kUnits && r < n_rows_) q[e] = load_four(rows + r * p_.q.head_stride + at % (kKDim / 4) * 4);
+      }
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) {
+        const int at = first + e * kThreads;
+        if (at >= kUnits) break;
+        uint32_t low[kTerms];
+        uint32_t high[kTerms];
+        split(q[e].x * span_.scale, q[e].y * span_.scale, low);
+        split(q[e].z * span_.scale, q[e].w * span_.scale, high);
+        for (int t = 0; t < kTerms; ++t) {
+          *reinterpret_cast<uint2*>(&m_.q[t][at / (kKDim / 4) * Shared::kKRow + at % (kKDim / 4) * 4]) =
+              make_uint2(low[t], high[t]);
+        }
+      }
     }
   }
+  static __device__ float4 load_four(const float* x) {
+    if (reinterpret_cast<uintptr_t>(x) % 16 == 0) return *reinterpret_cast<const float4*>(x);
+    return make_float4(x[0], x[1], x[2], x[3]);
+  }
 
-  // Scores of eight positions a warp.
+  // Scores of eight positions a warp, as four sums that do not wait for each other.
   __device__ void score(int64_t tile, int stage) {
-    float c[4] = {};
+    float sums[2 * kTerms][4] = {};
     const uint16_t* k = &m_.k[stage][(warp_ * 8 + lane_ % 8) * Shared::kKRow + lane_ / 8 * 8];
     const int q_at = lane_ % 16 * Shared::kKRow + lane_ / 16 * 8;
 #pragma unroll 4
     for (int d = 0; d < kKDim; d += 32) {
       const Fragment b = load_matrices(k + d);
 #pragma unroll
-      for (int t = kTerms - 1; t >= 0; --t) {
-        multiply(c, load_matrices(&m_.q[t][q_at + d]), b.r[0], b.r[1]);
-        multiply(c, load_matrices(&m_.q[t][q_at + d + 16]), b.r[2], b.r[3]);
+      for (int t = 0; t < kTerms; ++t) {
+        multiply(sums[2 * t], load_matrices(&m_.q[t][q_at + d]), b.r[0], b.r[1]);
+        multiply(sums[2 * t + 1], load_matrices(&m_.q[t][q_at + d + 16]), b.r[2], b.r[3]);
       }
+    }
+    float c[4];
+    for (int e = 0; e < 4; ++e) {
+      c[e] = sums[2 * kTerms - 1][e];
+      for (int t = 2 * kTerms - 2; t >= 0; --t) c[e] += sums[t][e];
     }
     const int column = warp_ * 8 + lane_ % 4 * 2;
     for (int e = 0; e < 4; ++e) {
@@ -141,31 +181,31 @@ class Block {
     }
   }
 
-  // Eight threads a row: exponentials as sums of bf16, and what the rows so far are multiplied by.
+  // kRowThreads a row: exponentials as sums of bf16, and what the rows so far are multiplied by.
   __device__ void exponentiate(float& largest, float& sum) {
-    const int row = threadIdx.x / 8;
-    const int first = threadIdx.x % 8 * 4;
+    const int row = threadIdx.x / kRowThreads;
+    const int first = threadIdx.x % kRowThreads * 4;
     float s[4];
     float most = largest;
     for (int e = 0; e < 4; ++e) {
       s[e] = m_.scores[row][first + e];
       most = fmaxf(most, s[e]);
     }
-    for (int step = 4; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, step));
+    for (int step = kRowThreads / 2; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, step));
     float part = 0.0F;
     for (int e = 0; e < 4; ++e) {
       s[e] = below(s[e], most);
       part += s[e];
       split(s[e], &m_.p[0][row * Shared::kPRow + first + e], kRows * Shared::kPRow);
     }
-    for (int step = 4; step > 0; step /= 2) part += __shfl_xor_sync(kFullWarp, part, step);
+    for (int step = kRowThreads / 2; step > 0; step /= 2) part += __shfl_xor_sync(kFullWarp, part, step);
     const float correction = share(largest, most);
     sum = fmaf(sum, correction, part);
     largest = most;
-    if (threadIdx.x % 8 == 0) m_.correction[row] = correction;
+    if (threadIdx.x % kRowThreads == 0) m_.correction[row] = correction;
   }
 
-  // A quarter of the columns a warp.
+  // Its share of the columns a warp.
   __device__ void mix(float (*acc)[4], int stage) {
     const float upper = m_.correction[lane_ / 4];
     const float lower = m_.correction[lane_ / 4 + 8];
@@ -175,7 +215,7 @@ class Block {
       acc[n][2] *= lower;
       acc[n][3] *= lower;
     }
-    const uint16_t* v = m_.values(stage) + warp_ * (kVDim / 4) + lane_ / 16 * 8;
+    const uint16_t* v = m_.values(stage) + warp_ * (kVDim / kWarps) + lane_ / 16 * 8;
 #pragma unroll
     for (int k = 0; k < kTile; k += 16) {
       Fragment a[kTerms];
@@ -191,21 +231,16 @@ class Block {
     }
   }
 
-  __device__ void store(const float (*acc)[4], float largest, float sum, int64_t n_chunks) const {
-    const auto partial = [&](int row) {
-      return p_.partial + ((i_ * p_.heads + first_head_ + row) * n_chunks + blockIdx.y) * (kVDim + 2);
-    };
-    const int mine = threadIdx.x / 8;
-    if (threadIdx.x % 8 == 0 && mine < n_rows_) {
-      partial(mine)[0] = largest;
-      partial(mine)[1] = sum;
-    }
-    for (int n = 0; n < kVTiles; ++n) {
-      const int column = warp_ * (kVDim / 4) + n * 8 + lane_ % 4 * 2;
-      for (int e = 0; e < 4; ++e) {
-        const int row = lane_ / 4 + e / 2 * 8;
-        if (row < n_rows_) partial(row)[2 + column + e % 2] = acc[n][e];
-      }
+  __device__ void store(const float (*acc)[4], float largest, float sum) const {
+    const auto result = [&](int row) { return chunk_result(p_, i_ * p_.heads + first_head_ + row, blockIdx.y); };
+    const int mine = threadIdx.x / kRowThreads;
+    if (threadIdx.x % kRowThreads == 0 && mine < n_rows_)
+      *reinterpret_cast<float2*>(result(mine).stats) = make_float2(largest, sum);
+    for (int e = 0; e < 4; e += 2) {
+      const int row = lane_ / 4 + e / 2 * 8;
+      if (row >= n_rows_) continue;
+      float* mix = result(row).mix + warp_ * (kVDim / kWarps) + lane_ % 4 * 2;
+      for (int n = 0; n < kVTiles; ++n) *reinterpret_cast<float2*>(mix + n * 8) = make_float2(acc[n][e], acc[n][e + 1]);
     }
   }
 
@@ -215,26 +250,32 @@ class Block {
   int64_t i_, kv_, first_head_;
   int n_rows_;
   Span span_;
-  int64_t begin_, end_;
+  int64_t begin_ = 0;
+  int64_t end_ = 0;
 };
 
 template <int kKDim, int kVDim, bool kShared>
-__global__ void __launch_bounds__(kThreads)
-    heads_kernel(const __grid_constant__ AttentionParams p, int64_t n_chunks, int64_t positions) {
-  extern __shared__ __align__(16) unsigned char memory[];
-  Block<kKDim, kVDim, kShared> block(p, *reinterpret_cast<Memory<kKDim, kVDim, kShared>*>(memory), positions);
-  if (!block.empty()) block.run(n_chunks);
+__global__ void __launch_bounds__(Memory<kKDim, kVDim, kShared>::kThreads)
+    heads_kernel(const __grid_constant__ AttentionParams p) {
+  extern __shared__ __align__(128) unsigned char memory[];
+  Block<kKDim, kVDim, kShared> block(p, *reinterpret_cast<Memory<kKDim, kVDim, kShared>*>(memory));
+  if (!block.empty()) block.run();
 }
 
 template <int kKDim, int kVDim, bool kShared>
-cudaError_t launch(const AttentionParams& p, int64_t positions, cudaStream_t stream) {
-  const auto kernel = heads_kernel<kKDim, kVDim, kShared>;
-  constexpr size_t kBytes = sizeof(Memory<kKDim, kVDim, kShared>);
+cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
+  using Shared = Memory<kKDim, kVDim, kShared>;
   const int64_t group = p.heads / p.kv_heads;
-  const int64_t n_chunks = chunks_of(p, positions);
   const dim3 grid(static_cast<unsigned>(p.n * p.kv_heads * ((group + kRows - 1) / kRows)),
-                  static_cast<unsigned>(n_chunks));
-  return launch_kernel(kernel, {grid, kThreads, kBytes, p.pdl}, stream, p, n_chunks, positions);
+                  static_cast<unsigned>(p.n_chunks));
+  return launch_kernel(heads_kernel<kKDim, kVDim, kShared>, {grid, Shared::kThreads, sizeof(Shared), p.pdl}, stream, p);
+}
+
+template <int kKDim, int kVDim, bool kShared>
+HeadsShape shape_of() {
+  using Shared = Memory<kKDim, kVDim, kShared>;
+  constexpr int64_t kSharedOfAll = 224 * 1024;
+  return {Shared::kTile, std::min<int64_t>(kSharedOfAll / static_cast<int64_t>(sizeof(Shared)), 4)};
 }
 
 bool is_latent(const AttentionParams& p) {
@@ -253,16 +294,29 @@ bool fits_tensor_cores(const AttentionParams& p) {
   return plain || (p.k_dim == 576 && p.v_dim == 512 && is_latent(p));
 }
 
-cudaError_t launch_heads(const AttentionParams& p, int64_t chunk_positions, cudaStream_t stream) {
+HeadsShape heads_shape(const AttentionParams& p) {
   switch (p.k_dim) {
     case 64:
-      return launch<64, 64, false>(p, chunk_positions, stream);
+      return shape_of<64, 64, false>();
     case 128:
-      return launch<128, 128, false>(p, chunk_positions, stream);
+      return shape_of<128, 128, false>();
     case 256:
-      return launch<256, 256, false>(p, chunk_positions, stream);
+      return shape_of<256, 256, false>();
     default:
-      return launch<576, 512, true>(p, chunk_positions, stream);
+      return shape_of<576, 512, true>();
+  }
+}
+
+cudaError_t launch_heads(const AttentionParams& p, cudaStream_t stream) {
+  switch (p.k_dim) {
+    case 64:
+      return launch<64, 64, false>(p, stream);
+    case 128:
+      return launch<128, 128, false>(p, stream);
+    case 256:
+      return launch<256, 256, false>(p, stream);
+    default:
+      return launch<576, 512, true>(p, stream);
   }
 }
 

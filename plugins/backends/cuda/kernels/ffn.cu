@@ -6,6 +6,7 @@
 #include "kernels/ffn_stage.hpp"
 #include "kernels/gemv_launch.hpp"
 #include "kernels/gemv_product.cuh"
+#include "kernels/single.hpp"
 
 namespace moe::cuda {
 namespace {
@@ -128,6 +129,10 @@ cudaError_t decode(FfnParams p, const FewSpace& space, cudaStream_t stream) {
     if (error != cudaSuccess) return error;
     p.x = space.x;
     p.x_row = p.gate.row;
+  }
+  if (has_pairs(p) && !round && !rounds_before(p.down.format, p.activation) && single_fits(p)) {
+    const cudaError_t error = launch_single_up(p, space.hidden, stream);
+    return error != cudaSuccess ? error : launch_single_down(p, space.hidden, stream);
   }
   FfnParams first = p;
   if (round) first.activation = MOE_F32;

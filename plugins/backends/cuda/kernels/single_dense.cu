@@ -1,0 +1,100 @@
+// A product with one row (single.hpp).
+#include <algorithm>
+
+#include "kernels/gemv_norm.cuh"
+#include "kernels/launch.hpp"
+#include "kernels/single.hpp"
+#include "kernels/single_rows.cuh"
+
+namespace moe::cuda {
+namespace single {
+
+cudaError_t count_multiprocessors(int* n) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error != cudaSuccess ? error : cudaDeviceGetAttribute(n, cudaDevAttrMultiProcessorCount, device);
+}
+
+namespace {
+
+__device__ __forceinline__ void store(const MatvecParams& p, int group, int o, float y) {
+  if (p.bias != nullptr) y += p.bias[group * p.w.n_out + o];
+  y *= p.scale;
+  float* out = p.out + group * p.out_group + o;
+  if (p.accumulate) y += *out;
+  if (p.soft_cap > 0.0F) y = p.soft_cap * tanhf(y / p.soft_cap);
+  *out = y;
+}
+
+// Blocks: (any number, groups). Shared memory: rings, the stage.
+template <Format F, Mode M>
+__global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constant__ MatvecParams p) {
+  extern __shared__ __align__(128) char memory[];
+  __shared__ float sums[kWarps];
+  __shared__ float inverse;
+  const int warp = threadIdx.x / 32;
+  const auto group = static_cast<int>(blockIdx.y);
+  const auto n_out = static_cast<int>(p.w.n_out);
+  // Few rows: a block each. Many: neighbours to a warp, so that all pages of the weight are asked for at once.
+  const int warps = static_cast<int>(gridDim.x) * kWarps;
+  const int share = (n_out + warps - 1) / warps;
+  const int first = min(n_out, (warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)) * share);
+  const int end = min(n_out, first + share);
+  auto next = [&p, end, base = group_of<F>(p.w, group), asked = first](WeightRow& row) mutable {
+    if (asked >= end) return false;
+    row = row_of<F>(base, p.w, asked++);
+    return true;
+  };
+  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes<F>, p.w, next);
+  pdl_launch();
+  pdl_wait();
+  TokenRow row{p.x + group * p.x_group, 1.0F};
+  if (p.norm_weight != nullptr) {
+    find_norms(p, 0, 1, 1, sums, &inverse);
+    if (p.normed != nullptr) store_normed(p, 0, 1, &inverse);
+    row.factor = inverse;
+  }
+  char* staged = memory + kWarps * kRingBytes<F>;
+  fill<F, M>(staged, p.w, row, {p.norm_weight, static_cast<int>(p.w.n_in)}, p.activation, warp, kWarps);
+  __syncthreads();
+  const Activations x = activations_at<F, M>(staged, static_cast<int>(p.w.row));
+  for (int o = first; o < end; ++o) {
+    const float y = warp_sum(stream.multiply(x));
+    if (threadIdx.x % 32 == 0) store(p, group, o, y);
+  }
+}
+
+// Of converted activations.
+constexpr int64_t kMostStageBytes = 48 * 1024;
+
+template <Format F, Mode M>
+cudaError_t launch(const MatvecParams& p, cudaStream_t stream) {
+  int multiprocessors = 0;
+  if (const cudaError_t error = count_multiprocessors(&multiprocessors); error != cudaSuccess) return error;
+  const int64_t blocks = std::clamp<int64_t>(multiprocessors / p.w.n_groups, 1, p.w.n_out);
+  const LaunchShape shape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.w.n_groups)), kWarps * 32,
+                          static_cast<size_t>(kWarps * kRingBytes<F> + activation_bytes<F, M>(p.w.row)), p.pdl};
+  return launch_kernel(dense_kernel<F, M>, shape, stream, p);
+}
+
+}  // namespace
+}  // namespace single
+
+bool single_fits(const MatvecParams& p) {
+  if (!p.pdl || p.deterministic || p.n != 1 || p.w.n_in == 0) return false;
+  bool fits = false;
+  with_product(p.w.format, p.activation, [&]<Format F, Mode M>() {
+    fits = single::kFits<F, M> && single::activation_bytes<F, M>(p.w.row) <= single::kMostStageBytes;
+    return cudaSuccess;
+  });
+  return fits;
+}
+
+cudaError_t launch_single(const MatvecParams& p, cudaStream_t stream) {
+  return with_product(p.w.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
+    if constexpr (single::kFits<F, M>) return single::launch<F, M>(p, stream);
+    return cudaErrorNotSupported;
+  });
+}
+
+}  // namespace moe::cuda

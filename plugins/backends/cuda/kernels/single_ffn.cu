@@ -1,0 +1,196 @@
+// The experts of one token (single.hpp): hidden = act(gate x, up x), then out = sum of weight * (down hidden).
+#include <algorithm>
+
+#include "kernels/ffn_pairs.cuh"
+#include "kernels/launch.hpp"
+#include "kernels/single.hpp"
+#include "kernels/single_rows.cuh"
+
+namespace moe::cuda {
+namespace single {
+namespace {
+
+constexpr int kMostPairs = 16;
+constexpr int64_t kMostStageBytes = 96 * 1024;
+
+// The token's experts: those slots that have one, in order.
+struct Slots {
+  int n;
+  int slot[kMostPairs];
+  int expert[kMostPairs];
+  float weight[kMostPairs];
+  WeightRow rows[2][kMostPairs];  // of each, the first of gate and of up, or of down
+};
+template <Format F>
+__device__ __forceinline__ void find_slots(const FfnParams& p, const WeightView& first, const WeightView* second,
+                                           Slots& slots) {
+  if (threadIdx.x < 32) {
+    const auto j = static_cast<int>(threadIdx.x);
+    const int e = j < p.k ? expert_of(p, 0, j) : -1;
+    const unsigned found = __ballot_sync(kFullWarp, e >= 0);
+    if (j == 0) slots.n = __popc(found);
+    if (e >= 0) {
+      const int at = __popc(found & ((1U << j) - 1U));
+      slots.slot[at] = j;
+      slots.expert[at] = e;
+      slots.weight[at] = p.weight_on == MOE_WEIGHT_ON_INPUT ? 1.0F : weight_of(p, 0, j);
+      slots.rows[0][at] = group_of<F>(first, e);
+      if (second != nullptr) slots.rows[1][at] = group_of<F>(*second, e);
+    }
+  }
+  __syncthreads();
+}
+
+// A block takes rows of gate and of up of one expert (so that few pages of memory are asked for by a multiprocessor), a
+// warp every so-many-th row. Shared memory: rings, the token's activations.
+template <Format F, Mode M>
+__global__ void __launch_bounds__(kWarps * 32)
+    up_kernel(const __grid_constant__ FfnParams p, const Hidden hidden) {
+  extern __shared__ __align__(128) char memory[];
+  __shared__ Slots slots;
+  const int warp = threadIdx.x / 32;
+  pdl_wait();
+  pdl_launch();  // only now: the next kernel takes it that the ids are there
+  const bool both = p.up.data != nullptr;
+  find_slots<F>(p, p.gate, both ? &p.up : nullptr, slots);
+  if (slots.n == 0) return;
+  const auto width = static_cast<int>(p.gate.n_out);
+  const auto block = static_cast<int>(blockIdx.x);
+  const int at = block % slots.n;
+  const int sharing = (static_cast<int>(gridDim.x) - at + slots.n - 1) / slots.n;  // blocks of this expert
+  const int first = warp * sharing + block / slots.n;
+  const int step = sharing * kWarps;
+  auto next = [&p, both, width, step, at, o = first, of_up = false](WeightRow& row) mutable {
+    if (o >= width) return false;
+    row = row_of<F>(slots.rows[of_up ? 1 : 0][at], of_up ? p.up : p.gate, o);
+    of_up = both && !of_up;
+    if (!of_up) o += step;
+    return true;
+  };
+  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes<F>, p.gate, next);
+  char* staged = memory + kWarps * kRingBytes<F>;
+  const float factor = p.weight_on == MOE_WEIGHT_ON_INPUT ? weight_of(p, 0, slots.slot[at]) : 1.0F;
+  fill<F, M>(staged, p.gate, {p.x, factor}, {nullptr, 0}, p.activation, warp, kWarps);
+  __syncthreads();
+  const Activations x = activations_at<F, M>(staged, static_cast<int>(p.gate.row));
+  const int e = slots.expert[at];
+  float* out = hidden.data + slots.slot[at] * hidden.row;
+  for (int o = first; o < width; o += step) {
+    float g = stream.multiply(x);
+    float u = both ? stream.multiply(x) : 0.0F;
+    g = warp_sum(g);
+    u = warp_sum(u);
+    if (threadIdx.x % 32 != 0) continue;
+    if (p.gate_bias != nullptr) g += p.gate_bias[e * p.gate_bias_row + o];
+    if (p.up_bias != nullptr) u += p.up_bias[e * p.up_bias_row + o];
+    out[o] = gated(p.gating, g, u);
+  }
+  // What is beyond the width, up to a whole row of the next weight.
+  for (int o = width + static_cast<int>(threadIdx.x); block / slots.n == 0 && o < hidden.row; o += kWarps * 32) out[o] = 0.0F;
+}
+
+// A warp takes row o of every expert, each warp beginning with another one. Shared memory: rings, the activations of each.
+template <Format F, Mode M>
+__global__ void __launch_bounds__(kWarps * 32)
+    down_kernel(const __grid_constant__ FfnParams p, const Hidden hidden) {
+  extern __shared__ __align__(128) char memory[];
+  __shared__ Slots slots;
+  const int warp = threadIdx.x / 32;
+  pdl_launch();
+  find_slots<F>(p, p.down, nullptr, slots);  // they were there before the kernel before this one let this one begin
+  const int n = slots.n;
+  const auto n_out = static_cast<int>(p.down.n_out);
+  const int first = static_cast<int>(blockIdx.x) * kWarps + warp;
+  const int step = static_cast<int>(gridDim.x) * kWarps;
+  const int first_at = n > 0 ? warp % n : 0;
+  const auto turned = [n, first_at](int i) { return first_at + i < n ? first_at + i : first_at + i - n; };
+  auto next = [&p, turned, n, n_out, step, o = first, i = 0](WeightRow& row) mutable {
+    if (o >= n_out || n == 0) return false;
+    row = row_of<F>(slots.rows[0][turned(i)], p.down, o);
+    if (++i == n) {
+      i = 0;
+      o += step;
+    }
+    return true;
+  };
+  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes<F>, p.down, next);
+  pdl_wait();
+  char* staged = memory + kWarps * kRingBytes<F>;
+  const auto n_row = static_cast<int>(p.down.row);
+  const auto per_stage = static_cast<int>(activation_bytes<F, M>(n_row));
+  const int per_expert = max(1, kWarps / max(n, 1));  // warps
+  for (int at = warp / per_expert; at < n && warp < kWarps / per_expert * per_expert; at += kWarps / per_expert) {
+    fill<F, M>(staged + at * per_stage, p.down, {hidden.data + slots.slot[at] * hidden.row, 1.0F}, {nullptr, 0},
+               p.activation, warp % per_expert, per_expert);
+  }
+  __syncthreads();
+  const float scale = scale_of(p, 0);
+  for (int o = first; o < n_out; o += step) {
+    float y = 0.0F;
+    for (int i = 0; i < n; ++i) {
+      const int at = turned(i);
+      float sum = stream.multiply(activations_at<F, M>(staged + at * per_stage, n_row));
+      if (p.down_bias != nullptr && threadIdx.x % 32 == 0) sum += p.down_bias[slots.expert[at] * p.down_bias_row + o];
+      y = fmaf(slots.weight[at], sum, y);
+    }
+    y = warp_sum(y);
+    if (threadIdx.x % 32 == 0) p.out[o] = p.accumulate ? fmaf(scale, y, p.out[o]) : scale * y;
+  }
+}
+
+template <typename Kernel>
+cudaError_t launch(Kernel kernel, const FfnParams& p, const Hidden& hidden, int64_t warps, int64_t ring_bytes,
+                   int64_t stage, cudaStream_t stream) {
+  int multiprocessors = 0;
+  if (const cudaError_t error = count_multiprocessors(&multiprocessors); error != cudaSuccess) return error;
+  const int64_t blocks = std::max(p.k, std::min<int64_t>((warps + kWarps - 1) / kWarps, multiprocessors));
+  const LaunchShape shape{dim3(static_cast<unsigned>(blocks)), kWarps * 32, static_cast<size_t>(kWarps * ring_bytes + stage), p.pdl};
+  return launch_kernel(kernel, shape, stream, p, hidden);
+}
+
+template <Format F, Mode M>
+int64_t up_stage(const FfnParams& p) {
+  return activation_bytes<F, M>(p.gate.row);
+}
+template <Format F, Mode M>
+int64_t down_stage(const FfnParams& p) {
+  return activation_bytes<F, M>(p.down.row) * p.k;
+}
+
+}  // namespace
+}  // namespace single
+
+bool single_fits(const FfnParams& p) {
+  using namespace single;
+  if (!p.pdl || p.deterministic || p.n != 1 || p.k < 1 || p.k > kMostPairs || p.gate.format != p.down.format)
+    return false;
+  if (p.gate.n_in == 0 || p.down.n_in == 0 || p.k * p.down.row > int64_t{1} << 30) return false;
+  bool fits = false;
+  with_product(p.gate.format, p.activation, [&]<Format F, Mode M>() {
+    fits = kFits<F, M> && up_stage<F, M>(p) <= kMostStageBytes && down_stage<F, M>(p) <= kMostStageBytes;
+    return cudaSuccess;
+  });
+  return fits;
+}
+
+cudaError_t launch_single_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
+  return with_product(p.gate.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
+    if constexpr (single::kFits<F, M>) {
+      return single::launch(single::up_kernel<F, M>, p, hidden, p.k * p.gate.n_out, single::kRingBytes<F>,
+                            single::up_stage<F, M>(p), stream);
+    }
+    return cudaErrorNotSupported;
+  });
+}
+
+cudaError_t launch_single_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
+  return with_product(p.down.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
+    if constexpr (single::kFits<F, M>) {
+      return single::launch(single::down_kernel<F, M>, p, hidden, p.down.n_out, single::kRingBytes<F>,
+                            single::down_stage<F, M>(p), stream);
+    }
+    return cudaErrorNotSupported;
+  });
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,378 @@
+// How a warp multiplies rows of a weight with one token's activations. Lane by lane the rows come through a ring in shared
+// memory by asynchronous copies, each lane's units of 16 bytes in places of its own, so that nobody waits for anybody
+// else; the lanes' sums are added up at the end of a row. The first parts do not depend on activations: a kernel asks for
+// them before the one before it is through. (Seen on an H200: 4.3 TB/s of 4.6; loads into registers reach 3.6 at best.)
+#pragma once
+
+#include "kernels/gemv_token.cuh"
+#include "kernels/gemv_weight.cuh"
+
+namespace moe::cuda::single {
+
+inline constexpr int kWarps = 16;
+template <Format F>
+inline constexpr int kUnits = F == Format::kI4 ? 2 : 4;  // of a part, a lane
+template <Format F>
+inline constexpr int kPartUnits = kUnits<F> * 32;
+// Parts of a ring: so many that a multiprocessor has no room for two such blocks. With less the next kernel's blocks crowd on
+// those that are through first (seen: OLMoE's experts in 37 us instead of 29).
+template <Format F>
+inline constexpr int kParts = F == Format::kI4 ? 5 : kScaled<F> ? 3 : 4;
+// Bytes of a unit's scales: two f16 (kI8), four (kI4), an f32 (kF8).
+template <Format F>
+inline constexpr int kUnitScale = F == Format::kI4 ? 8 : kScaled<F> ? 4 : 0;
+template <Format F>
+inline constexpr int kScaleUnits = F == Format::kF8 ? 8 : 4;  // that share scales
+template <Format F>
+inline constexpr int kSlotBytes = kPartUnits<F> * (16 + kUnitScale<F>);
+template <Format F>
+inline constexpr int kRingBytes = kParts<F> * kSlotBytes<F>;
+
+template <Format F, Mode M>
+inline constexpr bool kFits = (F == Format::kF32 && M == Mode::kFma) ||
+                              (F == Format::kBF16 && (M == Mode::kBf16 || M == Mode::kSplit)) ||
+                              (F == Format::kF16 && (M == Mode::kF16 || M == Mode::kSplit)) ||
+                              (F == Format::kF8 && M == Mode::kBf16) ||
+                              ((F == Format::kI8 || F == Format::kI4) && M == Mode::kI8);
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+__device__ __forceinline__ uint4 load_shared16(uint32_t at) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ uint2 load_shared8(uint32_t at) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ uint32_t load_shared4(uint32_t at) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+  return v;
+}
+
+// --- activations
+
+// One token's in shared memory, in the order of the weight's units:
+//   floats         16 bytes a unit: f32 with kF32, else 16-bit; kF8 and kSplit (f32 with 16-bit weights): two planes of
+//                  16 bytes a unit
+//   integers       kI8: 16 bytes a unit; kI4: two planes of 16 bytes a unit; then f32 scales, one for 32 k; kI4: then
+//                  -8 * scale * the sum of the 32, since its weights are stored with 8 added
+struct Activations {
+  uint32_t data;  // shared addresses
+  uint32_t second;
+  uint32_t scales;
+  uint32_t sums;
+};
+
+template <Format F, Mode M>
+inline constexpr int kPlanes = F == Format::kI4 || F == Format::kF8 || M == Mode::kSplit ? 2 : 1;
+
+template <Format F, Mode M>
+constexpr int64_t activation_bytes(int64_t row) {
+  const int64_t units = row / kChunk<F> * 4;
+  const int64_t blocks = row / 32;
+  const int64_t scales = F == Format::kI8 ? blocks * 4 : F == Format::kI4 ? blocks * 8 : 0;
+  return (units * 16 * kPlanes<F, M> + scales + 15) / 16 * 16;
+}
+template <Format F, Mode M>
+__device__ __forceinline__ Activations activations_at(const char* memory, int row) {
+  const int units = row / kChunk<F> * 4;
+  Activations x{};
+  x.data = shared_address(memory);
+  x.second = x.data + units * 16;
+  x.scales = x.data + units * 16 * kPlanes<F, M>;
+  x.sums = x.scales + row / 32 * 4;
+  return x;
+}
+
+// Converts a row of them by `n_warps` warps, of which this is `warp`; the caller synchronises.
+template <Format F, Mode M>
+__device__ __forceinline__ void fill(char* memory, const WeightView& w, const TokenRow& row, const NormRow& norm,
+                                     int32_t activation, int warp, int n_warps) {
+  const int n_row = static_cast<int>(w.row);
+  const int units = n_row / kChunk<F> * 4;
+  const int blocks = units / 4 * kBlocks<F>;
+  const int t = threadIdx.x % 4;
+  constexpr int kAtOnce = 2;
+  for (int base = warp * 8 * kAtOnce; base < blocks; base += n_warps * 8 * kAtOnce) {
+    float v[kAtOnce][8] = {};
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int block = base + 8 * i + static_cast<int>(threadIdx.x) % 32 / 4;
+      if (block < blocks) load_block<F>(row, norm, block, t, v[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int block = base + 8 * i + static_cast<int>(threadIdx.x) % 32 / 4;
+      const int b = block % kBlocks<F>;
+      const int unit = block / kBlocks<F> * 4 + t;
+      if constexpr (M == Mode::kI8) {
+        uint32_t words[2];
+        const float scale = token_bytes(v[i], words);
+        int sum = __dp4a(static_cast<int>(words[0]), 0x01010101, __dp4a(static_cast<int>(words[1]), 0x01010101, 0));
+        if constexpr (F == Format::kI4) {
+          sum += __shfl_xor_sync(kFullWarp, sum, 1);
+          sum += __shfl_xor_sync(kFullWarp, sum, 2);
+        }
+        if (block >= blocks) continue;
+        *reinterpret_cast<uint2*>(memory + (b / 2 * units + unit) * 16 + b % 2 * 8) = make_uint2(words[0], words[1]);
+        if (t != 0) continue;
+        auto* scales = reinterpret_cast<float*>(memory + units * 16 * kPlanes<F, M>);
+        scales[block] = scale;
+        if constexpr (F == Format::kI4) scales[blocks + block] = -8.0F * scale * static_cast<float>(sum);
+      } else if constexpr (M == Mode::kFma) {
+        if (block >= blocks) continue;
+        *reinterpret_cast<float4*>(memory + unit * 16) =
+            make_float4(rounded(activation, v[i][0]), rounded(activation, v[i][1]), rounded(activation, v[i][2]),
+                        rounded(activation, v[i][3]));
+      } else if constexpr (M == Mode::kSplit) {
+        if (block >= blocks) continue;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          *reinterpret_cast<float4*>(memory + (half * units + unit) * 16) =
+              make_float4(rounded(activation, v[i][4 * half]), rounded(activation, v[i][4 * half + 1]),
+                          rounded(activation, v[i][4 * half + 2]), rounded(activation, v[i][4 * half + 3]));
+        }
+      } else {
+        uint32_t pairs[kTokenPlanes<M>][4];
+        token_pairs<M>(v[i], activation, pairs);
+        if (block >= blocks) continue;
+        *reinterpret_cast<uint4*>(memory + (b * units + unit) * 16) =
+            make_uint4(pairs[0][0], pairs[0][1], pairs[0][2], pairs[0][3]);
+      }
+    }
+  }
+}
+
+// --- one unit
+
+// Two products of 16-bit floats.
+template <Format F>
+__device__ __forceinline__ float add_products(uint32_t a, uint32_t b, float sum) {
+  if constexpr (F == Format::kF16) {
+    const float2 x = __half22float2(*reinterpret_cast<const __half2*>(&a));
+    const float2 y = __half22float2(*reinterpret_cast<const __half2*>(&b));
+    return fmaf(x.y, y.y, fmaf(x.x, y.x, sum));
+  } else {
+    return fmaf(high_bf16(a), high_bf16(b), fmaf(low_bf16(a), low_bf16(b), sum));
+  }
+}
+// The same with f32 activations.
+template <Format F>
+__device__ __forceinline__ float add_products(uint32_t a, uint32_t first, uint32_t second, float sum) {
+  if constexpr (F == Format::kF16) {
+    const float2 x = __half22float2(*reinterpret_cast<const __half2*>(&a));
+    return fmaf(x.y, __uint_as_float(second), fmaf(x.x, __uint_as_float(first), sum));
+  } else {
+    return fmaf(high_bf16(a), __uint_as_float(second), fmaf(low_bf16(a), __uint_as_float(first), sum));
+  }
+}
+__device__ __forceinline__ float add_products_f8(uint32_t two, uint32_t b, float sum) {
+  const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3);
+  return fmaf(from_f16_bits(h.y), high_bf16(b), fmaf(from_f16_bits(h.x), low_bf16(b), sum));
+}
+// Four integers of half a byte, with 8 added.
+__device__ __forceinline__ int add_products_i4(uint32_t w, uint32_t x, int sum) {
+  int out;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(out) : "r"(w), "r"(x), "r"(sum));
+  return out;
+}
+__device__ __forceinline__ float2 two_halfs(uint32_t v) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&v));
+}
+
+// The sum with the products of a unit of the weight, number `unit` of its row; `at` is where the ring holds it, `scale`
+// where its scales are.
+template <Format F, Mode M>
+__device__ __forceinline__ float add_unit(uint32_t at, uint32_t scale, const Activations& x, int unit, float sum) {
+  const uint4 w = load_shared16(at);
+  const uint4 v = load_shared16(x.data + unit * 16);
+  if constexpr (F == Format::kF32) {
+    sum = fmaf(__uint_as_float(w.x), __uint_as_float(v.x), sum);
+    sum = fmaf(__uint_as_float(w.y), __uint_as_float(v.y), sum);
+    sum = fmaf(__uint_as_float(w.z), __uint_as_float(v.z), sum);
+    return fmaf(__uint_as_float(w.w), __uint_as_float(v.w), sum);
+  } else if constexpr (M == Mode::kSplit) {
+    const uint4 u = load_shared16(x.second + unit * 16);
+    sum = add_products<F>(w.x, v.x, v.y, sum);
+    sum = add_products<F>(w.y, v.z, v.w, sum);
+    sum = add_products<F>(w.z, u.x, u.y, sum);
+    return add_products<F>(w.w, u.z, u.w, sum);
+  } else if constexpr (F == Format::kBF16 || F == Format::kF16) {
+    sum = add_products<F>(w.x, v.x, sum);
+    sum = add_products<F>(w.y, v.y, sum);
+    sum = add_products<F>(w.z, v.z, sum);
+    return add_products<F>(w.w, v.w, sum);
+  } else if constexpr (F == Format::kF8) {
+    const uint4 u = load_shared16(x.second + unit * 16);
+    float part = add_products_f8(w.x & 0xFFFFU, v.x, 0.0F);
+    part = add_products_f8(w.x >> 16, v.y, part);
+    part = add_products_f8(w.y & 0xFFFFU, v.z, part);
+    part = add_products_f8(w.y >> 16, v.w, part);
+    part = add_products_f8(w.z & 0xFFFFU, u.x, part);
+    part = add_products_f8(w.z >> 16, u.y, part);
+    part = add_products_f8(w.w & 0xFFFFU, u.z, part);
+    part = add_products_f8(w.w >> 16, u.w, part);
+    return fmaf(part, __uint_as_float(load_shared4(scale)), sum);
+  } else if constexpr (F == Format::kI8) {
+    const float2 ws = two_halfs(load_shared4(scale));
+    const uint2 xs = load_shared8(x.scales + unit / 4 * 8);
+    const int a = __dp4a(static_cast<int>(w.x), static_cast<int>(v.x), __dp4a(static_cast<int>(w.y), static_cast<int>(v.y), 0));
+    const int b = __dp4a(static_cast<int>(w.z), static_cast<int>(v.z), __dp4a(static_cast<int>(w.w), static_cast<int>(v.w), 0));
+    sum = fmaf(static_cast<float>(a), ws.x * __uint_as_float(xs.x), sum);
+    return fmaf(static_cast<float>(b), ws.y * __uint_as_float(xs.y), sum);
+  } else {
+    constexpr uint32_t kLow = 0x0F0F0F0FU;
+    const uint4 u = load_shared16(x.second + unit * 16);
+    const uint2 halfs = load_shared8(scale);
+    const float2 ws01 = two_halfs(halfs.x);
+    const float2 ws23 = two_halfs(halfs.y);
+    const uint4 xs = load_shared16(x.scales + unit / 4 * 16);
+    const int a = add_products_i4(w.x & kLow, v.x, add_products_i4(w.x >> 4 & kLow, v.y, 0));
+    const int b = add_products_i4(w.y & kLow, v.z, add_products_i4(w.y >> 4 & kLow, v.w, 0));
+    const int c = add_products_i4(w.z & kLow, u.x, add_products_i4(w.z >> 4 & kLow, u.y, 0));
+    const int d = add_products_i4(w.w & kLow, u.z, add_products_i4(w.w >> 4 & kLow, u.w, 0));
+    sum = fmaf(static_cast<float>(a), ws01.x * __uint_as_float(xs.x), sum);
+    sum = fmaf(static_cast<float>(b), ws01.y * __uint_as_float(xs.y), sum);
+    sum = fmaf(static_cast<float>(c), ws23.x * __uint_as_float(xs.z), sum);
+    sum = fmaf(static_cast<float>(d), ws23.y * __uint_as_float(xs.w), sum);
+    // What was added to the weights: one of the chunk's four blocks a lane.
+    const uint32_t two = unit % 4 < 2 ? halfs.x : halfs.y;
+    return fmaf(from_f16_bits(static_cast<uint16_t>(unit % 2 == 0 ? two : two >> 16)),
+                __uint_as_float(load_shared4(x.sums + unit * 4)), sum);
+  }
+}
+
+// --- rows
+
+// A row of a weight, or the first of a group's.
+struct WeightRow {
+  const char* data;
+  const char* scales;
+};
+template <Format F>
+__device__ __forceinline__ WeightRow group_of(const WeightView& w, int group) {
+  constexpr int kBits = static_cast<int>(element_bits(F));
+  const int64_t at = group * w.n_out;
+  WeightRow r{static_cast<const char*>(w.data) + at * (w.row * kBits / 8), nullptr};
+  if constexpr (F == Format::kI8 || F == Format::kI4) {
+    r.scales = static_cast<const char*>(w.scales) + at * (w.row / kQuantScale) * 2;
+  }
+  if constexpr (F == Format::kF8) {
+    const int64_t blocks = (w.n_in + kF8Block - 1) / kF8Block;
+    const int64_t block_rows = (w.n_out + kF8Block - 1) / kF8Block;
+    r.scales = static_cast<const char*>(w.scales) + group * block_rows * blocks * 4;
+  }
+  return r;
+}
+template <Format F>
+__device__ __forceinline__ WeightRow row_of(const WeightRow& group, const WeightView& w, int row) {
+  constexpr int kBits = static_cast<int>(element_bits(F));
+  const auto elements = static_cast<int>(w.row);
+  WeightRow r{group.data + static_cast<int64_t>(row) * (elements / 8 * kBits), nullptr};
+  if constexpr (F == Format::kI8 || F == Format::kI4) r.scales = group.scales + static_cast<int64_t>(row) * (elements / 16);
+  if constexpr (F == Format::kF8) r.scales = group.scales + static_cast<int64_t>(row / 128) * (elements / 32);
+  return r;
+}
+
+// The warp's rows, one after the other. next(WeightRow&) gives one after the other, false when there are no more; all
+// have the view's length.
+template <Format F, Mode M, typename Next>
+class RowStream {
+ public:
+  // Asks for the first parts. `memory`: the warp's own kRingBytes of shared memory, on 16 bytes.
+  __device__ __forceinline__ RowStream(char* memory, const WeightView& w, const Next& next)
+      : next_(next), n_units_(static_cast<int>(w.row) / kChunk<F> * 4) {
+    begin_ = shared_address(memory) + threadIdx.x % 32 * 16;
+    scales_ = shared_address(memory) + kPartUnits<F> * 16 + threadIdx.x % 32 * kUnitScale<F> - begin_;
+    find_row();
+    for (int i = 0; i < kParts<F>; ++i) ask(begin_ + i * kSlotBytes<F>);
+    slot_ = begin_;
+  }
+
+  // The lane's part of the product of the next row with one token's activations.
+  __device__ __forceinline__ float multiply(const Activations& x) {
+    __syncwarp();  // one lane may have stored a result: without this it would go through the loop by itself
+    float sums[kUnits<F>] = {};
+    int unit = threadIdx.x % 32;
+    int left = n_units_;
+    for (; left >= kPartUnits<F>; left -= kPartUnits<F>, unit += kPartUnits<F>) {
+      wait_copies<kParts<F> - 1>();
+#pragma unroll
+      for (int u = 0; u < kUnits<F>; ++u) add(u, unit, x, sums);
+      advance();
+    }
+    if (left > 0) {
+      wait_copies<kParts<F> - 1>();
+#pragma unroll
+      for (int u = 0; u < kUnits<F>; ++u) {
+        if (static_cast<int>(threadIdx.x) % 32 + 32 * u < left) add(u, unit, x, sums);
+      }
+      advance();
+    }
+    float sum = sums[0];
+#pragma unroll
+    for (int u = 1; u < kUnits<F>; ++u) sum += sums[u];
+    return sum;
+  }
+
+ private:
+  __device__ __forceinline__ void add(int u, int unit, const Activations& x, float (&sums)[kUnits<F>]) const {
+    sums[u] = add_unit<F, M>(slot_ + u * 512, slot_ + scales_ + u * 32 * kUnitScale<F>, x, unit + 32 * u, sums[u]);
+  }
+  __device__ __forceinline__ void advance() {
+    ask(slot_);
+    slot_ = slot_ == begin_ + (kParts<F> - 1) * kSlotBytes<F> ? begin_ : slot_ + kSlotBytes<F>;
+  }
+
+  __device__ __forceinline__ void find_row() {
+    WeightRow row;
+    left_ = 0;
+    if (!next_(row)) return;
+    left_ = n_units_;
+    from_ = reinterpret_cast<const uint4*>(row.data) + threadIdx.x % 32;
+    if constexpr (kScaled<F>) scale_from_ = row.scales + threadIdx.x % 32 / kScaleUnits<F> * kUnitScale<F>;
+  }
+  __device__ __forceinline__ void copy(uint32_t slot, int u) const {
+    copy_async<16>(slot + u * 512, from_ + 32 * u);
+    if constexpr (kScaled<F>) {
+      copy_async<kUnitScale<F>>(slot + scales_ + u * 32 * kUnitScale<F>,
+                                scale_from_ + u * (32 / kScaleUnits<F>)*kUnitScale<F>);
+    }
+  }
+  // Asks for the next part.
+  __device__ __forceinline__ void ask(uint32_t slot) {
+    if (left_ >= kPartUnits<F>) {
+#pragma unroll
+      for (int u = 0; u < kUnits<F>; ++u) copy(slot, u);
+    } else if (left_ > 0) {
+#pragma unroll
+      for (int u = 0; u < kUnits<F>; ++u) {
+        if (static_cast<int>(threadIdx.x) % 32 + 32 * u < left_) copy(slot, u);
+      }
+    }
+    commit_copies();  // an empty group counts, too
+    if (left_ <= 0) return;
+    left_ -= kPartUnits<F>;
+    from_ += kPartUnits<F>;
+    if constexpr (kScaled<F>) scale_from_ += kPartUnits<F> / kScaleUnits<F> * kUnitScale<F>;
+    if (left_ <= 0) find_row();
+  }
+
+  Next next_;
+  uint32_t begin_;   // the lane's first unit in the ring
+  uint32_t scales_;  // from a unit to its scales
+  uint32_t slot_ = 0;
+  const uint4* from_ = nullptr;
+  const char* scale_from_ = nullptr;
+  int n_units_;
+  int left_ = 0;  // units of the row to ask for
+};
+
+cudaError_t count_multiprocessors(int* n);
+
+}  // namespace moe::cuda::single
