@@ -60,7 +60,8 @@ struct Shape {
 void check_matvec_case(Report& report, Format format, int32_t activation, const Shape& s, bool deterministic = true) {
   const std::string name = std::string("matvec ") + name_of(format) + " x " + name_of_activation(activation) + " n " +
                            std::to_string(s.n) + " g " + std::to_string(s.groups) + " [" + std::to_string(s.n_out) +
-                           ", " + std::to_string(s.n_in) + "]" + (s.norm ? " norm" : "") + (deterministic ? "" : " fast");
+                           ", " + std::to_string(s.n_in) + "]" + (s.norm ? " norm" : "") +
+                           (deterministic ? "" : " fast");
   if (!report.wants(name)) return;
   const HostWeight w = make_weight(format, s.groups, s.n_out, s.n_in, 7);
   const int64_t x_row = s.groups * s.n_in + s.gap;

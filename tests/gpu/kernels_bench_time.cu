@@ -165,11 +165,13 @@ void time_ffn_case(Report& report, const Model& m, const Run& r) {
                                    static_cast<double>(m.d_model) * down.row_bytes_with_scales());
   report.timed(name, us, bytes, 6.0 * static_cast<double>(r.n * k * m.d_model * m.width));
   if (!r.stages) return;
-  const double up_us =
-      time_us(launches, [&](cudaStream_t stream, int i) { MUST((single_fits(p) ? launch_single_up : launch_ffn_up)(of_launch(i), hidden, stream)); });
+  const double up_us = time_us(launches, [&](cudaStream_t stream, int i) {
+    MUST((single_fits(p) ? launch_single_up : launch_ffn_up)(of_launch(i), hidden, stream));
+  });
   report.timed(name + ": up", up_us, bytes * 2 / 3, 0);
-  const double down_us =
-      time_us(launches, [&](cudaStream_t stream, int i) { MUST((single_fits(p) ? launch_single_down : launch_ffn_down)(of_launch(i), hidden, stream)); });
+  const double down_us = time_us(launches, [&](cudaStream_t stream, int i) {
+    MUST((single_fits(p) ? launch_single_down : launch_ffn_down)(of_launch(i), hidden, stream));
+  });
   report.timed(name + ": down", down_us, bytes / 3, 0);
 }
 

@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) any_kernel(const __grid_constant__ A
 }
 
 constexpr int kColumns = 64;  // of a block
-constexpr int kParts = 4;      // of the chunks, each a sum of its own
+constexpr int kParts = 4;     // of the chunks, each a sum of its own
 
 // A block for a head of a token and kColumns of its output. With more chunks than fit the shared weights, rounds of so
 // many.

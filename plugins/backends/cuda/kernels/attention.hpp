@@ -1,6 +1,7 @@
-// Causal attention over a paged cache. The positions of a row are cut into chunks, each chunk's result goes to `partial`,
-// and the chunks of a row are combined in an order that their number decides. Where bits must not depend on the batch
-// the cuts are absolute multiples; else a row is cut into as many chunks as fill the card, by its real length.
+// Causal attention over a paged cache. The positions of a row are cut into chunks, each chunk's result goes to
+// `partial`, and the chunks of a row are combined in an order that their number decides. Where bits must not depend on
+// the batch the cuts are absolute multiples; else a row is cut into as many chunks as fill the card, by its real
+// length.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -39,7 +40,7 @@ struct AttentionParams {
   bool pdl;
   // Set by launch_attention.
   int64_t n_chunks;  // of a row, at most
-  int64_t cut;       // positions of a chunk, at absolute multiples; 0: a row's share of n_chunks, whole tiles of `grain`
+  int64_t cut;  // positions of a chunk, at absolute multiples; 0: a row's share of n_chunks, whole tiles of `grain`
   int64_t grain;
   // Where `split`, the tokens before the first whose sequence goes on in the next one are
   // taken by the kernels for few tokens, the others by the one for prompts.

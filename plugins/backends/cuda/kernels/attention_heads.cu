@@ -1,6 +1,6 @@
 // Attention of few tokens on tensor cores: sixteen heads that share a kv head are the rows of one tile, and a block
-// takes them through one chunk of positions, a tile of eight a warp at a time, while the next tile is on its way. Memory bounds it, so
-// products may cost: queries and exponentials, which are f32, are multiplied as a sum of two bf16.
+// takes them through one chunk of positions, a tile of eight a warp at a time, while the next tile is on its way.
+// Memory bounds it, so products may cost: queries and exponentials, which are f32, are multiplied as a sum of two bf16.
 #include <algorithm>
 
 #include "kernels/attention_mma.cuh"

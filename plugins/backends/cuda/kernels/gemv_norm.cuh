@@ -8,7 +8,7 @@ namespace moe::cuda {
 
 // 1 / sqrt(mean(x^2) + eps) of each of the block's tokens into inverse [NT * 8]; sums [n_warps][NT * 8]. All threads.
 __device__ inline void find_norms(const MatvecParams& p, int64_t token0, int n_tokens, int stride, float* sums,
-                           float* inverse) {
+                                  float* inverse) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   for (int token = 0; token < n_tokens; ++token) {

@@ -44,8 +44,7 @@ __device__ __forceinline__ void find_slots(const FfnParams& p, const WeightView&
 // A block takes rows of gate and of up of one expert (so that few pages of memory are asked for by a multiprocessor), a
 // warp every so-many-th row. Shared memory: rings, the token's activations.
 template <Format F, Mode M>
-__global__ void __launch_bounds__(kWarps * 32)
-    up_kernel(const __grid_constant__ FfnParams p, const Hidden hidden) {
+__global__ void __launch_bounds__(kWarps * 32) up_kernel(const __grid_constant__ FfnParams p, const Hidden hidden) {
   extern __shared__ __align__(128) char memory[];
   __shared__ Slots slots;
   const int warp = threadIdx.x / 32;
@@ -86,13 +85,14 @@ __global__ void __launch_bounds__(kWarps * 32)
     out[o] = gated(p.gating, g, u);
   }
   // What is beyond the width, up to a whole row of the next weight.
-  for (int o = width + static_cast<int>(threadIdx.x); block / slots.n == 0 && o < hidden.row; o += kWarps * 32) out[o] = 0.0F;
+  for (int o = width + static_cast<int>(threadIdx.x); block / slots.n == 0 && o < hidden.row; o += kWarps * 32)
+    out[o] = 0.0F;
 }
 
-// A warp takes row o of every expert, each warp beginning with another one. Shared memory: rings, the activations of each.
+// A warp takes row o of every expert, each warp beginning with another one. Shared memory: rings, the activations of
+// each.
 template <Format F, Mode M>
-__global__ void __launch_bounds__(kWarps * 32)
-    down_kernel(const __grid_constant__ FfnParams p, const Hidden hidden) {
+__global__ void __launch_bounds__(kWarps * 32) down_kernel(const __grid_constant__ FfnParams p, const Hidden hidden) {
   extern __shared__ __align__(128) char memory[];
   __shared__ Slots slots;
   const int warp = threadIdx.x / 32;
@@ -144,7 +144,8 @@ cudaError_t launch(Kernel kernel, const FfnParams& p, const Hidden& hidden, int6
   int multiprocessors = 0;
   if (const cudaError_t error = count_multiprocessors(&multiprocessors); error != cudaSuccess) return error;
   const int64_t blocks = std::max(p.k, std::min<int64_t>((warps + kWarps - 1) / kWarps, multiprocessors));
-  const LaunchShape shape{dim3(static_cast<unsigned>(blocks)), kWarps * 32, static_cast<size_t>(kWarps * ring_bytes + stage), p.pdl};
+  const LaunchShape shape{dim3(static_cast<unsigned>(blocks)), kWarps * 32,
+                          static_cast<size_t>(kWarps * ring_bytes + stage), p.pdl};
   return launch_kernel(kernel, shape, stream, p, hidden);
 }
 

@@ -1,7 +1,8 @@
-// How a warp multiplies rows of a weight with one token's activations. Lane by lane the rows come through a ring in shared
-// memory by asynchronous copies, each lane's units of 16 bytes in places of its own, so that nobody waits for anybody
-// else; the lanes' sums are added up at the end of a row. The first parts do not depend on activations: a kernel asks for
-// them before the one before it is through. (Seen on an H200: 4.3 TB/s of 4.6; loads into registers reach 3.6 at best.)
+// How a warp multiplies rows of a weight with one token's activations. Lane by lane the rows come through a ring in
+// shared memory by asynchronous copies, each lane's units of 16 bytes in places of its own, so that nobody waits for
+// anybody else; the lanes' sums are added up at the end of a row. The first parts do not depend on activations: a
+// kernel asks for them before the one before it is through. (Seen on an H200: 4.3 TB/s of 4.6; loads into registers
+// reach 3.6 at best.)
 #pragma once
 
 #include "kernels/gemv_token.cuh"
@@ -14,19 +15,23 @@ template <Format F>
 inline constexpr int kUnits = F == Format::kI4 ? 2 : 4;  // of a part, a lane
 template <Format F>
 inline constexpr int kPartUnits = kUnits<F> * 32;
-// Parts of a ring: so many that a multiprocessor has no room for two such blocks. With less the next kernel's blocks crowd on
-// those that are through first (seen: OLMoE's experts in 37 us instead of 29).
+// Parts of a ring: so many that a multiprocessor has no room for two such blocks. With less the next kernel's blocks
+// crowd on those that are through first (seen: OLMoE's experts in 37 us instead of 29).
 template <Format F>
-inline constexpr int kParts = F == Format::kI4 ? 5 : kScaled<F> ? 3 : 4;
+inline constexpr int kParts = F == Format::kI4 ? 5
+                              : kScaled<F>     ? 3
+                                               : 4;
 // Bytes of a unit's scales: two f16 (kI8), four (kI4), an f32 (kF8).
 template <Format F>
-inline constexpr int kUnitScale = F == Format::kI4 ? 8 : kScaled<F> ? 4 : 0;
+inline constexpr int kUnitScale = F == Format::kI4 ? 8
+                                  : kScaled<F>     ? 4
+                                                   : 0;
 template <Format F>
 inline constexpr int kScaleUnits = F == Format::kF8 ? 8 : 4;  // that share scales
 template <Format F>
-inline constexpr int kSlotBytes = kPartUnits<F> * (16 + kUnitScale<F>);
+inline constexpr int kSlotBytes = kPartUnits<F>*(16 + kUnitScale<F>);
 template <Format F>
-inline constexpr int kRingBytes = kParts<F> * kSlotBytes<F>;
+inline constexpr int kRingBytes = kParts<F>* kSlotBytes<F>;
 
 template <Format F, Mode M>
 inline constexpr bool kFits = (F == Format::kF32 && M == Mode::kFma) ||
@@ -221,8 +226,10 @@ __device__ __forceinline__ float add_unit(uint32_t at, uint32_t scale, const Act
   } else if constexpr (F == Format::kI8) {
     const float2 ws = two_halfs(load_shared4(scale));
     const uint2 xs = load_shared8(x.scales + unit / 4 * 8);
-    const int a = __dp4a(static_cast<int>(w.x), static_cast<int>(v.x), __dp4a(static_cast<int>(w.y), static_cast<int>(v.y), 0));
-    const int b = __dp4a(static_cast<int>(w.z), static_cast<int>(v.z), __dp4a(static_cast<int>(w.w), static_cast<int>(v.w), 0));
+    const int a =
+        __dp4a(static_cast<int>(w.x), static_cast<int>(v.x), __dp4a(static_cast<int>(w.y), static_cast<int>(v.y), 0));
+    const int b =
+        __dp4a(static_cast<int>(w.z), static_cast<int>(v.z), __dp4a(static_cast<int>(w.w), static_cast<int>(v.w), 0));
     sum = fmaf(static_cast<float>(a), ws.x * __uint_as_float(xs.x), sum);
     return fmaf(static_cast<float>(b), ws.y * __uint_as_float(xs.y), sum);
   } else {
@@ -274,7 +281,8 @@ __device__ __forceinline__ WeightRow row_of(const WeightRow& group, const Weight
   constexpr int kBits = static_cast<int>(element_bits(F));
   const auto elements = static_cast<int>(w.row);
   WeightRow r{group.data + static_cast<int64_t>(row) * (elements / 8 * kBits), nullptr};
-  if constexpr (F == Format::kI8 || F == Format::kI4) r.scales = group.scales + static_cast<int64_t>(row) * (elements / 16);
+  if constexpr (F == Format::kI8 || F == Format::kI4)
+    r.scales = group.scales + static_cast<int64_t>(row) * (elements / 16);
   if constexpr (F == Format::kF8) r.scales = group.scales + static_cast<int64_t>(row / 128) * (elements / 32);
   return r;
 }
