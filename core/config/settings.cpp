@@ -143,18 +143,29 @@ moe::Result<LayerOverride> layer_override(const TomlNode& node) {
   return out;
 }
 
+// A path in a file is meant from that file's folder, as in every other tool; an override is typed in the current folder.
+fs::path beside_file(const TomlNode& node, const fs::path& path) {
+  const bool in_file = node.line != 0 && !node.source.starts_with("--set");
+  return in_file && path.is_relative() ? fs::path(node.source).parent_path() / path : path;
+}
+
 moe::Status read_model(TableReader& reader, ModelSettings& model) {
   const TomlNode* node = reader.table("model");
   if (node == nullptr) return {};
   TableReader table(*node, "model");
   model.path = table.text("path");
-  // A path in a file is meant from that file's folder, as in every other tool; an override is typed in the current folder.
-  if (const TomlNode* path = node->find("path"); path != nullptr && path->line != 0 && !path->source.starts_with("--set") && model.path.is_relative()) {
-    model.path = fs::path(path->source).parent_path() / model.path;
-  }
+  if (const TomlNode* path = node->find("path"); path != nullptr) model.path = beside_file(*path, model.path);
   model.precision = table.choice("precision", "auto", {"auto", "fp32", "fp16", "bf16", "int8", "int4"});
   model.context = table.integer("context", 0);
   model.architecture = table.text("architecture");
+  model.packed_cache = table.text("packed_cache", model.packed_cache);
+  const TomlNode* folder = node->find("packed_cache");
+  if (model.packed_cache.empty()) {
+    return moe::invalid(fmt::format("{}: model.packed_cache: expected auto, off or a folder, got \"\"", table.where()));
+  }
+  if (model.packed_cache != "auto" && model.packed_cache != "off" && folder != nullptr) {
+    model.packed_cache = beside_file(*folder, model.packed_cache).string();
+  }
   return table.finish();
 }
 

@@ -48,6 +48,7 @@ moe::Result<std::unique_ptr<Device>> Device::open(Component<moe_backend> backend
   if (auto s = moe::check_struct(&device->description_, "description"); !s.ok())
     return s.error().in(fmt::format("backend \"{}\"", name));
   device->rows_ = extension<moe_backend_rows>(device->backend_.header(), MOE_BACKEND_ROWS_ID);
+  device->packed_ = extension<moe_backend_packed>(device->backend_.header(), MOE_BACKEND_PACKED_ID);
   device->graphs_ = extension<moe_backend_graph>(device->backend_.header(), MOE_BACKEND_GRAPH_ID);
   device->fused_ = extension<moe_backend_fused>(device->backend_.header(), MOE_BACKEND_FUSED_ID);
   auto& c = device->compute_;
@@ -80,15 +81,37 @@ moe::Result<Buffer> Device::alloc_in(uint64_t n_bytes, int32_t memory) {
 moe::Result<Buffer> Device::alloc(uint64_t n_bytes) { return alloc_in(n_bytes, MOE_MEMORY_DEVICE); }
 moe::Result<Buffer> Device::alloc_host(uint64_t n_bytes) { return alloc_in(n_bytes, MOE_MEMORY_HOST_PINNED); }
 
-moe::Result<PreparedWeight> Device::prepare(const moe_weight_source& source) {
+template <typename F>
+moe::Result<PreparedWeight> Device::prepared_by(const moe_weight_source& source, F&& f) {
   moe_prepared prepared = moe::make<moe_prepared>();
   moe::MessageBuffer message;
-  const moe_status status = backend_->prepare(instance_, &source, &prepared, message.get());
+  const moe_status status = f(&prepared, message.get());
   if (status != MOE_OK) return message.error(status).in(fmt::format("backend \"{}\": {}", name_, source.name));
   PreparedWeight owned(prepared);
   if (auto s = moe::check_struct(&prepared, "prepared"); !s.ok())
     return s.error().in(fmt::format("backend \"{}\"", name_));
   return owned;
+}
+
+moe::Result<PreparedWeight> Device::prepare(const moe_weight_source& source) {
+  return prepared_by(source, [&](moe_prepared* out, moe_message* m) { return backend_->prepare(instance_, &source, out, m); });
+}
+
+std::string Device::packed_layout() const {
+  const char* version = backend_.library == nullptr ? "" : backend_.library->entry().version;
+  return fmt::format("{} {} {}", name_, version, packed_->layout(instance_));
+}
+
+std::span<const std::byte> Device::packed_bytes(const PreparedWeight& weight) const {
+  uint64_t n_bytes = 0;
+  const void* bytes = packed_->bytes(weight.get(), &n_bytes);
+  return {static_cast<const std::byte*>(bytes), n_bytes};
+}
+
+moe::Result<PreparedWeight> Device::adopt(const moe_weight_source& source, std::span<const std::byte> bytes) {
+  return prepared_by(source, [&](moe_prepared* out, moe_message* m) {
+    return packed_->adopt(instance_, &source, bytes.data(), bytes.size(), out, m);
+  });
 }
 
 moe::Status Device::copy(void* to, const void* from, uint64_t n_bytes, int32_t direction) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <deque>
 #include <map>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "core/plugin/host.hpp"
 #include "core/plugin/library.hpp"
 #include "core/plugin/options.hpp"
+#include "moe/abi/packed.h"
 #include "moe/abi/weights.h"
 #include "moe/sdk/compute.hpp"
 
@@ -112,6 +114,15 @@ class Device {
   // Host memory that the device copies from and to without waiting; where its memory is visible to the host, its own.
   moe::Result<Buffer> alloc_host(uint64_t n_bytes);
   moe::Result<PreparedWeight> prepare(const moe_weight_source& source);
+
+  // Prepared weights as bytes (moe.backend.packed/1); the others are for a device that has them.
+  [[nodiscard]] bool has_packed_bytes() const { return packed_ != nullptr && host_visible(); }
+  // The backend, its version and its rules of packing.
+  [[nodiscard]] std::string packed_layout() const;
+  [[nodiscard]] std::span<const std::byte> packed_bytes(const PreparedWeight& weight) const;
+  // The weight over bytes that stay, without a copy.
+  moe::Result<PreparedWeight> adopt(const moe_weight_source& source, std::span<const std::byte> bytes);
+
   // Enqueues a copy; `from` (`to`) of alloc_host must stay as it is until the next sync().
   moe::Status upload(void* to, const void* from, uint64_t n_bytes);
   moe::Status start_download(void* to, const void* from, uint64_t n_bytes);
@@ -154,6 +165,9 @@ class Device {
   Device(Component<moe_backend> backend, Host& host) : backend_(std::move(backend)), host_(&host) {}
   friend class Graph;
   moe::Status copy(void* to, const void* from, uint64_t n_bytes, int32_t direction);
+  // What f(moe_prepared*, moe_message*) prepares of the source.
+  template <typename F>
+  moe::Result<PreparedWeight> prepared_by(const moe_weight_source& source, F&& f);
   moe::Result<Buffer> alloc_in(uint64_t n_bytes, int32_t memory);
   static moe_status find_op(const moe_compute* self, const char* id, const moe_op_args* largest, moe_op_info* out, moe_message* message);
   static moe_status launch(const moe_compute* self, const moe_op* op, const moe_op_args* args, moe_message* message);
@@ -169,6 +183,7 @@ class Device {
   moe_backend_instance* instance_ = nullptr;
   moe_backend_description description_{};
   const moe_backend_rows* rows_ = nullptr;
+  const moe_backend_packed* packed_ = nullptr;
   const moe_backend_graph* graphs_ = nullptr;
   const moe_backend_fused* fused_ = nullptr;
   bool ops_are_graph_safe_ = true;

@@ -82,6 +82,7 @@ class LoadedModel final : public Model {
   std::vector<std::unique_ptr<Device>> devices_;
   std::vector<std::unique_ptr<StepDevice>> step_devices_;
   std::shared_ptr<const Checkpoint> checkpoint_;
+  std::unique_ptr<PackedCaches> packed_;
   StepDevice* main_ = nullptr;  // embedding, head
   Precision precision_;
   PreparedWeight embedding_;
@@ -303,8 +304,12 @@ moe::Status LoadedModel::build(const Settings& settings, ModelFiles& files, std:
   MOE_ASSIGN(checkpoint_, files.checkpoint());
   MOE_ASSIGN(main_, device_named(settings.backends.front().plugin, settings, host));
   MOE_TRY(size_cache(settings));
-  WeightLoader loader(*checkpoint_, spec_, progress);
+  PackedCacheOptions packed{settings.model.packed_cache, precision_.encoding, 0};
+  packed.expected_bytes = memory_needs(*checkpoint_, spec_, precision_, 0, 0, 0).weights;
+  packed_ = std::make_unique<PackedCaches>(std::move(packed), *checkpoint_);
+  WeightLoader loader(*checkpoint_, spec_, progress, packed_.get());
   MOE_TRY(build_all(settings, host, loader));
+  for (auto& note : packed_->finish()) notes_.push_back(std::move(note));
   for (auto& d : step_devices_) {
     MOE_TRY(d->allocate(limits_, spec_.d_model));
   }

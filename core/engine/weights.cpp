@@ -7,6 +7,8 @@
 #include <cmath>
 #include <mutex>
 
+#include "core/plugin/sha256.hpp"
+
 namespace patchbay {
 namespace {
 
@@ -60,20 +62,37 @@ struct SourceContext {
   static void done(void* context, int64_t group) {
     auto& self = *static_cast<SourceContext*>(context);
     for (const auto& part : self.set->groups[static_cast<size_t>(group)]) {
-      // A group that is a slice of a tensor gives back its share of the progress, and its bytes where they lie
-      // together.
-      const auto total = static_cast<double>(std::max<int64_t>(1, element_count(part.data().shape)));
-      const double share = std::min(1.0, static_cast<double>(part.n_rows() * part.row_elements()) / total);
-      *self.bytes_done += static_cast<uint64_t>(share * static_cast<double>(part.data().bytes));
       self.checkpoint->release(part.extent());
-      if (share > 0.99 && part.companion() != nullptr)
+      if (share_of(part) > 0.99 && part.companion() != nullptr)
         self.checkpoint->release({part.companion()->data, part.companion()->bytes});
     }
-    if (*self.progress == nullptr) return;
-    const std::lock_guard lock(self.mutex);
-    (*self.progress)(std::min(self.bytes_done->load(), self.bytes_total), self.bytes_total);
+    self.count(group);
+  }
+  // A group that is a slice of a tensor is its share of the progress.
+  static double share_of(const TensorSource& part) {
+    const auto total = static_cast<double>(std::max<int64_t>(1, element_count(part.data().shape)));
+    return std::min(1.0, static_cast<double>(part.n_rows() * part.row_elements()) / total);
+  }
+  void count(int64_t group) {
+    for (const auto& part : set->groups[static_cast<size_t>(group)])
+      *bytes_done += static_cast<uint64_t>(share_of(part) * static_cast<double>(part.data().bytes));
+    if (*progress == nullptr) return;
+    const std::lock_guard lock(mutex);
+    (*progress)(std::min(bytes_done->load(), bytes_total), bytes_total);
   }
 };
+
+// What a packed weight's bytes depend on, besides the checkpoint's and the backend's layout.
+std::string packed_key(const MatrixSet& set, const moe_weight_source& source) {
+  Sha256 hash;
+  hash.add(fmt::format("{} {} [{}, {}, {}] {}\n", source.encoding, source.wanted, source.n_groups, source.n_out,
+                       source.n_in, source.uses));
+  for (const auto& parts : set.groups) {
+    for (const auto& part : parts) hash.add(part.description() + "\n");
+    hash.add("\n");
+  }
+  return hash.hex();
+}
 
 bool rows_equal(const std::vector<TensorSource>& parts, int64_t n_in) {
   return std::all_of(parts.begin(), parts.end(), [&](const auto& p) { return p.row_elements() == n_in; });
@@ -87,8 +106,13 @@ bool is_matrix(std::span<const int64_t> shape, int64_t n_out, int64_t n_in) {
 
 }  // namespace
 
-WeightLoader::WeightLoader(const Checkpoint& checkpoint, const ModelSpec& spec, LoadProgress progress)
-    : checkpoint_(checkpoint), spec_(spec), progress_(std::move(progress)), used_(checkpoint.tensors().size(), false) {
+WeightLoader::WeightLoader(const Checkpoint& checkpoint, const ModelSpec& spec, LoadProgress progress,
+                           PackedCaches* packed)
+    : checkpoint_(checkpoint),
+      spec_(spec),
+      progress_(std::move(progress)),
+      packed_(packed),
+      used_(checkpoint.tensors().size(), false) {
   for (const auto& t : checkpoint.tensors()) bytes_total_ += t.bytes;
   if (locate(spec.tensors, "embed", 0, 0)) return;
   for (const auto& rename : spec.renames) {
@@ -311,7 +335,11 @@ moe::Result<PreparedWeight> WeightLoader::prepare(Device& device, const MatrixSe
   source.read_f32 = SourceContext::read_f32;
   source.raw = SourceContext::raw;
   source.done = SourceContext::done;
-  return device.prepare(source);
+  if (packed_ == nullptr) return device.prepare(source);
+  bool mapped = false;
+  MOE_ASSIGN(PreparedWeight weight, packed_->prepare(device, source, packed_key(set, source), &mapped));
+  for (int64_t g = 0; mapped && g < source.n_groups; ++g) context.count(g);
+  return weight;
 }
 
 moe::Result<Buffer> WeightLoader::upload(Device& device, const std::vector<float>& values) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/engine/device.hpp"
+#include "core/engine/packed_cache.hpp"
 #include "core/model/architecture/model_spec.hpp"
 #include "core/model/checkpoint/assemble.hpp"
 #include "core/model/checkpoint/checkpoint.hpp"
@@ -40,7 +41,8 @@ std::string expand_tensor_name(const std::string& pattern, int64_t layer, int64_
 
 class WeightLoader {
  public:
-  WeightLoader(const Checkpoint& checkpoint, const ModelSpec& spec, LoadProgress progress);
+  // `packed`: where packed weights are kept; may be null.
+  WeightLoader(const Checkpoint& checkpoint, const ModelSpec& spec, LoadProgress progress, PackedCaches* packed = nullptr);
   virtual ~WeightLoader() = default;
   WeightLoader(const WeightLoader&) = delete;
   WeightLoader& operator=(const WeightLoader&) = delete;
@@ -94,6 +96,7 @@ class WeightLoader {
   const Checkpoint& checkpoint_;
   const ModelSpec& spec_;
   LoadProgress progress_;
+  PackedCaches* packed_;
   TensorRename rename_;  // of the architecture's, the one that this checkpoint has
   uint64_t bytes_total_ = 0;
   std::atomic<uint64_t> bytes_done_{0};

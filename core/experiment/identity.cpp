@@ -1,11 +1,12 @@
 #include "core/experiment/identity.hpp"
 
 #include <fmt/format.h>
-#include <sodium.h>
 
 #include <algorithm>
 #include <fstream>
 #include <vector>
+
+#include "core/engine/packed_cache.hpp"
 
 namespace patchbay {
 namespace {
@@ -15,25 +16,7 @@ namespace fs = std::filesystem;
 constexpr uint64_t kWhole = uint64_t{16} << 20;
 constexpr uint64_t kEnd = uint64_t{4} << 20;
 
-class Hash {
- public:
-  Hash() { crypto_hash_sha256_init(&state_); }
-  void add(std::string_view bytes) {
-    crypto_hash_sha256_update(&state_, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
-  }
-  std::string hex() {
-    unsigned char digest[crypto_hash_sha256_BYTES];
-    crypto_hash_sha256_final(&state_, digest);
-    std::string out;
-    for (const unsigned char b : digest) out += fmt::format("{:02x}", b);
-    return out;
-  }
-
- private:
-  crypto_hash_sha256_state state_;
-};
-
-bool add_range(Hash& hash, std::ifstream& in, uint64_t begin, uint64_t n) {
+bool add_range(Sha256& hash, std::ifstream& in, uint64_t begin, uint64_t n) {
   std::string buffer(1 << 20, '\0');
   in.seekg(static_cast<std::streamoff>(begin));
   for (; n > 0;) {
@@ -45,7 +28,7 @@ bool add_range(Hash& hash, std::ifstream& in, uint64_t begin, uint64_t n) {
   return true;
 }
 
-moe::Status add_file(Hash& hash, const fs::path& path, const std::string& name) {
+moe::Status add_file(Sha256& hash, const fs::path& path, const std::string& name) {
   std::error_code ec;
   const uint64_t size = fs::file_size(path, ec);
   std::ifstream in(path, std::ios::binary);
@@ -60,7 +43,7 @@ moe::Status add_file(Hash& hash, const fs::path& path, const std::string& name) 
 }  // namespace
 
 moe::Result<std::string> identity_of(const fs::path& model) {
-  Hash hash;
+  Sha256 hash;
   std::error_code ec;
   if (!fs::is_directory(model, ec)) {
     MOE_TRY(add_file(hash, model, ""));
@@ -68,16 +51,11 @@ moe::Result<std::string> identity_of(const fs::path& model) {
   }
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(model, ec)) {
-    if (entry.is_regular_file(ec)) files.push_back(entry.path());
+    // A cache of packed weights says nothing new.
+    if (entry.is_regular_file(ec) && entry.path().extension() != kPackedCacheEnding) files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
   for (const auto& file : files) MOE_TRY(add_file(hash, file, file.filename().string()));
-  return hash.hex();
-}
-
-std::string sha256_of_text(std::string_view text) {
-  Hash hash;
-  hash.add(text);
   return hash.hex();
 }
 

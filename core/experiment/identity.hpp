@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/experiment/plan.hpp"
+#include "core/plugin/sha256.hpp"
 #include "moe/sdk/result.hpp"
 
 namespace patchbay {
@@ -13,9 +14,6 @@ namespace patchbay {
 // SHA-256 over the names, sizes and contents of a model's files, in hexadecimal. Of a file above 16 MiB the first and
 // the last 4 MiB count, and its size: weights that were trained anew differ everywhere.
 moe::Result<std::string> identity_of(const std::filesystem::path& model);
-
-// SHA-256 of a text, in hexadecimal.
-std::string sha256_of_text(std::string_view text);
 
 // A cell's key: a result under the same key is the same measurement. `files`: identity_of the model and of what is
 // measured with. Where the files lie does not count.

@@ -1,30 +1,8 @@
 #include "core/plugin/lock.hpp"
 
 #include <fmt/format.h>
-#include <sodium.h>
-
-#include <fstream>
 
 namespace patchbay {
-
-std::string sha256_of(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in) return "";
-  crypto_hash_sha256_state state;
-  crypto_hash_sha256_init(&state);
-  std::vector<char> buffer(size_t{1} << 18);
-  while (in) {
-    in.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    crypto_hash_sha256_update(&state, reinterpret_cast<const unsigned char*>(buffer.data()),
-                              static_cast<size_t>(in.gcount()));
-  }
-  if (in.bad()) return "";
-  unsigned char digest[crypto_hash_sha256_BYTES];
-  crypto_hash_sha256_final(&state, digest);
-  std::string hex;
-  for (const unsigned char byte : digest) hex += fmt::format("{:02x}", byte);
-  return hex;
-}
 
 moe::Status PluginLock::check(const std::filesystem::path& library, const std::string& sha256) const {
   const LockedLibrary* same_path = nullptr;

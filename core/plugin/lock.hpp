@@ -5,12 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "core/plugin/sha256.hpp"
 #include "moe/sdk/result.hpp"
 
 namespace patchbay {
-
-// SHA-256 of a file, in hexadecimal; empty if it cannot be read.
-std::string sha256_of(const std::filesystem::path& file);
 
 struct LockedLibrary {
   std::filesystem::path path;  // where it was when it was locked

@@ -14,6 +14,7 @@
 #include "moe/abi/host.h"
 #include "moe/abi/ops.h"
 #include "moe/abi/option.h"
+#include "moe/abi/packed.h"
 #include "moe/abi/plugin.h"
 #include "moe/abi/router.h"
 #include "moe/abi/sampler.h"
@@ -47,7 +48,7 @@ std::string text_of(const std::string& path) {
 // whole.
 std::string structs_of_headers() {
   std::string names;
-  for (const char* header : {"backend", "expert", "host", "ops", "option", "plugin", "router", "sampler", "status",
+  for (const char* header : {"backend", "expert", "host", "ops", "option", "packed", "plugin", "router", "sampler", "status",
                              "tensor", "transport", "weights"}) {
     std::istringstream in(text_of(std::string(PATCHBAY_SOURCE_DIR "/sdk/include/moe/abi/") + header + ".h"));
     for (std::string line; std::getline(in, line);) {

@@ -1,6 +1,7 @@
 #include "core/model/checkpoint/assemble.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cassert>
@@ -344,6 +345,13 @@ std::optional<const std::byte*> TensorSource::raw() const {
   const std::byte* at = data_->data + offset_ / block_elements_ * encoding_->block_bytes;
   const bool aligned = block_elements_ > 1 || reinterpret_cast<uintptr_t>(at) % encoding_->block_bytes == 0;
   return aligned ? std::optional(at) : std::nullopt;
+}
+
+std::string TensorSource::description() const {
+  const std::span<const int64_t> strides(strides_.data(), rank_);
+  return fmt::format("{} {} {} [{}] [{}] +{} {} {} {}", data_->name, static_cast<int>(kind_),
+                     companion_ == nullptr ? "" : companion_->name, fmt::join(shape(), ","), fmt::join(strides, ","),
+                     offset_, scale_rows_, scale_cols_, block_elements_);
 }
 
 }  // namespace patchbay

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -68,6 +69,8 @@ class TensorSource {
   // The bytes of the first tensor that are read, if the view is all of what lies between its first element and its last
   // (a whole tensor, one expert of a stack, a half; not every other row). Empty otherwise.
   [[nodiscard]] std::span<const std::byte> extent() const;
+  // What is read of which tensors, as text: two sources of the same text give the same numbers if their checkpoints do.
+  [[nodiscard]] std::string description() const;
   // The tensors that are read; the companion is null where there is none.
   [[nodiscard]] const TensorInfo& data() const { return *data_; }
   [[nodiscard]] const TensorInfo* companion() const { return companion_; }

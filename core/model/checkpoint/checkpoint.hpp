@@ -35,6 +35,9 @@ class Checkpoint {
   // Sum of the sizes of the files.
   [[nodiscard]] size_t file_bytes() const;
 
+  // Its files, in order.
+  [[nodiscard]] std::span<const MappedFile> files() const { return files_; }
+
   // The file that the tensor lies in, for messages; empty for a tensor of another checkpoint.
   [[nodiscard]] std::filesystem::path file_of(const TensorInfo& tensor) const;
 

@@ -36,21 +36,29 @@ moe::Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
     ::close(fd);
     return moe::not_found(fmt::format("{}: expected a file, got something else", path.string()));
   }
-  const auto size = static_cast<size_t>(info.st_size);
-  void* data = size == 0 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int code = errno;
+  auto mapped = of(fd, path, static_cast<size_t>(info.st_size));
   ::close(fd);
-  if (data == MAP_FAILED) return system_error(path, code);
-  return MappedFile(path, static_cast<const std::byte*>(data), size);
+  if (mapped.ok()) mapped->modified_ns_ = info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec;
+  return mapped;
+}
+
+moe::Result<MappedFile> MappedFile::of(int file, const std::filesystem::path& path, size_t n_bytes) {
+  void* data = n_bytes == 0 ? nullptr : ::mmap(nullptr, n_bytes, PROT_READ, MAP_PRIVATE, file, 0);
+  if (data == MAP_FAILED) return system_error(path, errno);
+  return MappedFile(path, static_cast<const std::byte*>(data), n_bytes);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      modified_ns_(other.modified_ns_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(modified_ns_, other.modified_ns_);
   return *this;
 }
 

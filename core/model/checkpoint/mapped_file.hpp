@@ -16,12 +16,17 @@ class MappedFile {
   // Errors begin with the path. An empty file is mapped as no bytes.
   static moe::Result<MappedFile> open(const std::filesystem::path& path);
 
+  // The first `n_bytes` of an open file, which may still grow up to there: what lies behind its end must not be read.
+  static moe::Result<MappedFile> of(int file, const std::filesystem::path& path, size_t n_bytes);
+
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
   ~MappedFile();
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  // When the file was last written to before it was mapped, in nanoseconds since 1970.
+  [[nodiscard]] int64_t modified_ns() const { return modified_ns_; }
 
   // Asks for `part` of bytes() to be read soon, without waiting: pages that come by being touched come 128 kB at a time
   // (150 MB/s from a disk that gave 1.1 GB/s).
@@ -38,6 +43,7 @@ class MappedFile {
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  int64_t modified_ns_ = 0;
 };
 
 }  // namespace patchbay

@@ -22,34 +22,45 @@ moe::Error write_error(const std::filesystem::path& path, int code) {
   return moe::data_loss(message);
 }
 
+// A name of nobody else's beside `path`.
+std::filesystem::path temporary_name(const std::filesystem::path& path) {
+  static std::atomic<unsigned> counter{0};
+  return path.parent_path() / fmt::format(".{}.{}-{}.tmp", path.filename().string(), ::getpid(), counter.fetch_add(1));
+}
+
 }  // namespace
 
 moe::Result<OutputFile> OutputFile::create(const std::filesystem::path& path, uint64_t n_bytes) {
-  static std::atomic<unsigned> counter{0};
-  while (true) {
-    const auto temporary =
-        path.parent_path() / fmt::format(".{}.{}-{}.tmp", path.filename().string(), ::getpid(), counter.fetch_add(1));
-    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0 && errno == EEXIST) continue;  // left over by a process of our number
-    if (fd < 0) return write_error(path, errno);
-    OutputFile file(path, temporary, fd);
-    if (n_bytes > static_cast<uint64_t>(INT64_MAX)) return write_error(path, EFBIG);
-    // Where the file system cannot reserve, writing will tell.
-    const bool reserved = n_bytes == 0 || ::fallocate(fd, 0, 0, static_cast<off_t>(n_bytes)) == 0;
-    if (!reserved && errno != EOPNOTSUPP && errno != ENOSYS) return write_error(path, errno);
-    return file;
+  // A file without a name vanishes with the process, however that ends; not every file system has them.
+  const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  std::filesystem::path temporary;
+  int fd = ::open(folder.c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
+  if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+    do {
+      temporary = temporary_name(path);
+      fd = ::open(temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (fd < 0 && errno == EEXIST);  // left over by a process of our number
   }
+  if (fd < 0) return write_error(path, errno);
+  OutputFile file(path, temporary, fd);
+  if (n_bytes > static_cast<uint64_t>(INT64_MAX)) return write_error(path, EFBIG);
+  // Where the file system cannot reserve, writing will tell.
+  const bool reserved = n_bytes == 0 || ::fallocate(fd, 0, 0, static_cast<off_t>(n_bytes)) == 0;
+  if (!reserved && errno != EOPNOTSUPP && errno != ENOSYS) return write_error(path, errno);
+  return file;
 }
 
 OutputFile::OutputFile(OutputFile&& other) noexcept
     : path_(std::move(other.path_)),
       temporary_(std::exchange(other.temporary_, {})),
-      fd_(std::exchange(other.fd_, -1)) {}
+      fd_(std::exchange(other.fd_, -1)),
+      committed_(std::exchange(other.committed_, false)) {}
 
 OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(temporary_, other.temporary_);
   std::swap(fd_, other.fd_);
+  std::swap(committed_, other.committed_);
   return *this;
 }
 
@@ -69,15 +80,33 @@ moe::Status OutputFile::write_at(uint64_t offset, std::span<const std::byte> byt
   return {};
 }
 
+moe::Result<MappedFile> OutputFile::map(uint64_t n_bytes) const { return MappedFile::of(fd_, path_, n_bytes); }
+
+moe::Status OutputFile::cut(uint64_t n_bytes) {
+  if (::ftruncate(fd_, static_cast<off_t>(n_bytes)) != 0) return write_error(path_, errno);
+  return {};
+}
+
 moe::Status OutputFile::commit() {
   if (::fsync(fd_) != 0) return write_error(path_, errno);
+  // A name for a file without one; link() does not replace, rename() does.
+  const std::string file = fmt::format("/proc/self/fd/{}", fd_);
+  while (temporary_.empty()) {
+    const auto name = temporary_name(path_);
+    if (::linkat(AT_FDCWD, file.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+      temporary_ = name;
+    } else if (errno != EEXIST) {
+      return write_error(path_, errno);
+    }
+  }
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return write_error(path_, errno);
   temporary_.clear();
+  committed_ = true;
   return {};
 }
 
 void OutputFile::withdraw() noexcept {
-  if (fd_ >= 0 && temporary_.empty()) ::unlink(path_.c_str());
+  if (committed_) ::unlink(path_.c_str());
 }
 
 }  // namespace patchbay

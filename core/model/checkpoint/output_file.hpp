@@ -6,11 +6,13 @@
 #include <filesystem>
 #include <span>
 
+#include "core/model/checkpoint/mapped_file.hpp"
 #include "moe/sdk/result.hpp"
 
 namespace patchbay {
 
-// Written under another name in the same folder; commit() gives it its own, until then the destructor removes it.
+// Written without a name, or under another one in the same folder; commit() gives it its own, until then the destructor
+// removes it.
 // Errors begin with the path; a full disk, quota or file-size limit is MOE_RESOURCE_EXHAUSTED.
 class OutputFile {
  public:
@@ -23,6 +25,13 @@ class OutputFile {
   ~OutputFile();
 
   moe::Status write_at(uint64_t offset, std::span<const std::byte> bytes);
+
+  // Up to `n_bytes` of the file for reading, also while it is written: what has been written lies there. It outlives
+  // this, whether committed or not.
+  [[nodiscard]] moe::Result<MappedFile> map(uint64_t n_bytes) const;
+
+  // Ends the file after `n_bytes`, where more was reserved.
+  moe::Status cut(uint64_t n_bytes);
 
   // Brings the bytes to the disk, then the file to its name, in place of one that was there.
   moe::Status commit();
@@ -37,8 +46,9 @@ class OutputFile {
       : path_(std::move(path)), temporary_(std::move(temporary)), fd_(fd) {}
 
   std::filesystem::path path_;
-  std::filesystem::path temporary_;  // empty once committed
+  std::filesystem::path temporary_;  // empty while it has no name, and once committed
   int fd_ = -1;
+  bool committed_ = false;
 };
 
 }  // namespace patchbay

@@ -45,6 +45,7 @@ class Cpu final : public Backend {
   };
   static const void* extension(const char* id) {
     if (std::string_view(id) == MOE_BACKEND_ROWS_ID) return &kRowsExtension;
+    if (std::string_view(id) == MOE_BACKEND_PACKED_ID) return &kPackedExtension;
     if (std::string_view(id) == MOE_BACKEND_SCORE_ID) return &kScore;
     return nullptr;
   }

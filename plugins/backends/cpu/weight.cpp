@@ -28,8 +28,13 @@ Memory::Memory(uint64_t n_bytes) {
   data_ = static_cast<char*>(p);
   n_bytes_ = n_bytes;
 }
+Memory Memory::borrowed(const void* data) {
+  Memory memory;
+  memory.data_ = static_cast<char*>(const_cast<void*>(data));
+  return memory;
+}
 Memory::~Memory() {
-  if (data_ != nullptr) munmap(data_, n_bytes_);
+  if (n_bytes_ != 0) munmap(data_, n_bytes_);
 }
 Memory::Memory(Memory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), n_bytes_(std::exchange(other.n_bytes_, 0)) {}
@@ -54,8 +59,8 @@ int64_t n_units(Format format, int64_t n_in) {
   return format == Format::kBF16 ? (n_in + 1) / 2 : n_in;
 }
 
-// Lays out the weight and gets its memory.
-Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Format format) {
+// The weight's layout, without its memory.
+Result<std::unique_ptr<moe_weight>> lay_out(const moe_weight_source& source, Format format) {
   const auto fail = [&] {
     return invalid("shape: expected one whose bytes can be counted, got " + std::to_string(source.n_groups) + " x [" +
                    std::to_string(source.n_out) + ", " + std::to_string(source.n_in) + "]");
@@ -72,15 +77,11 @@ Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Fo
   w->unit_bytes = w->rows_as_they_are ? source.n_in * element_bytes(format) : unit_bytes(format);
   w->n_panels = w->rows_as_they_are ? source.n_out : (source.n_out + kPanel - 1) / kPanel;
   w->panel_bytes = w->rows_as_they_are ? w->unit_bytes : n_units(format, source.n_in) * w->unit_bytes;
-  uint64_t n_bytes = 64;  // a product may look ahead
-  uint64_t group_bytes = 0;
-  if (__builtin_mul_overflow(static_cast<uint64_t>(w->n_panels), static_cast<uint64_t>(w->panel_bytes), &group_bytes))
+  uint64_t n_bytes = 0;
+  if (__builtin_mul_overflow(static_cast<uint64_t>(w->n_panels), static_cast<uint64_t>(w->panel_bytes), &n_bytes))
     return fail();
-  if (__builtin_mul_overflow(group_bytes, static_cast<uint64_t>(w->n_groups), &group_bytes)) return fail();
-  if (__builtin_add_overflow(group_bytes, n_bytes, &n_bytes) || n_bytes > (uint64_t{1} << 62)) return fail();
-  w->memory = Memory(n_bytes);
-  if (w->memory.data() == nullptr)
-    return exhausted("prepare: expected " + std::to_string(n_bytes) + " bytes, got less");
+  if (__builtin_mul_overflow(n_bytes, static_cast<uint64_t>(w->n_groups), &n_bytes)) return fail();
+  if (n_bytes > (uint64_t{1} << 61)) return fail();
   return w;
 }
 
@@ -255,17 +256,40 @@ void pack(const moe_weight_source& source, const moe_weight& w) {
 
 const char* format_name(Format format) { return kWeightFormats[static_cast<int>(format)]; }
 
-Result<moe_prepared> prepare_weight(const moe_weight_source& source) {
-  MOE_ASSIGN(const int kept, choose_weight_format(source, "cpu"));
-  const auto format = static_cast<Format>(kept);
-  MOE_ASSIGN(std::unique_ptr<moe_weight> weight, allocate(source, format));
-  pack(source, *weight);
+namespace {
+
+moe_prepared give_away(std::unique_ptr<moe_weight> weight) {
   auto prepared = make<moe_prepared>();
-  prepared.encoding = format_name(format);
+  prepared.encoding = format_name(weight->format);
   prepared.n_bytes = weight->n_bytes();
   prepared.owner = prepared.weight = weight.release();
   prepared.release = [](moe_prepared* self) { delete static_cast<moe_weight*>(self->owner); };
   return prepared;
+}
+
+Result<std::unique_ptr<moe_weight>> weight_of(const moe_weight_source& source) {
+  MOE_ASSIGN(const int kept, choose_weight_format(source, "cpu"));
+  return lay_out(source, static_cast<Format>(kept));
+}
+
+Result<moe_prepared> adopt_weight(const moe_weight_source& source, const void* bytes, uint64_t n_bytes) {
+  MOE_ASSIGN(std::unique_ptr<moe_weight> weight, weight_of(source));
+  if (n_bytes != weight->memory_bytes())
+    return invalid("packed weight: expected " + std::to_string(weight->memory_bytes()) + " bytes, got " +
+                   std::to_string(n_bytes));
+  weight->memory = Memory::borrowed(bytes);
+  return give_away(std::move(weight));
+}
+
+}  // namespace
+
+Result<moe_prepared> prepare_weight(const moe_weight_source& source) {
+  MOE_ASSIGN(std::unique_ptr<moe_weight> weight, weight_of(source));
+  weight->memory = Memory(weight->memory_bytes());
+  if (weight->memory.data() == nullptr)
+    return exhausted("prepare: expected " + std::to_string(weight->memory_bytes()) + " bytes, got less");
+  pack(source, *weight);
+  return give_away(std::move(weight));
 }
 
 void read_row(const moe_weight& w, int64_t group, int64_t row, float* out) {
@@ -306,6 +330,30 @@ constexpr moe_backend_rows kRowsExtension = [] {
     return scratch;
   };
   return rows;
+}();
+
+// What the file's comment in weight.hpp says, and the SDK's rounding: tests/plugins/backends/cpu/packed_test.cpp holds
+// this name and some packed bytes together.
+constexpr const char* kLayout = "cpu-panels-1";
+
+constexpr moe_backend_packed kPackedExtension = [] {
+  auto packed = make<moe_backend_packed>();
+  packed.layout = [](moe_backend_instance*) { return kLayout; };
+  packed.bytes = [](const moe_weight* weight, uint64_t* n_bytes) -> const void* {
+    *n_bytes = weight->memory_bytes();
+    return weight->memory.data();
+  };
+  packed.adopt = [](moe_backend_instance*, const moe_weight_source* source, const void* bytes, uint64_t n_bytes,
+                    moe_prepared* out, moe_message* message) {
+    return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(source, "source"));
+      MOE_TRY(check_struct(out, "out"));
+      MOE_ASSIGN(const moe_prepared prepared, adopt_weight(*Grown(*source), bytes, n_bytes));
+      give(out, prepared);
+      return {};
+    });
+  };
+  return packed;
 }();
 
 }  // namespace moe::cpu

@@ -11,7 +11,7 @@
 #include <cstdint>
 
 #include "kernels.hpp"
-#include "moe/abi/backend.h"
+#include "moe/abi/packed.h"
 #include "moe/sdk/result.hpp"
 
 namespace moe::cpu {
@@ -22,6 +22,8 @@ class Memory {
   Memory() = default;
   // Null data if there is not as much.
   explicit Memory(uint64_t n_bytes);
+  // Somebody else's, for reading only, which stays as long as this.
+  static Memory borrowed(const void* data);
   ~Memory();
   Memory(Memory&& other) noexcept;
   Memory& operator=(Memory&& other) noexcept;
@@ -67,6 +69,8 @@ struct moe_weight {
     return {base + first * panel_bytes + (index - first) * unit_bytes, beside * unit_bytes};
   }
   [[nodiscard]] uint64_t n_bytes() const { return static_cast<uint64_t>(n_groups * n_panels * panel_bytes); }
+  // With what lies behind the last panel: a product may look ahead.
+  [[nodiscard]] uint64_t memory_bytes() const { return n_bytes() + 64; }
 };
 
 namespace moe::cpu {
@@ -82,5 +86,6 @@ Result<moe_prepared> prepare_weight(const moe_weight_source& source);
 void read_row(const moe_weight& weight, int64_t group, int64_t row, float* out);
 
 extern const moe_backend_rows kRowsExtension;
+extern const moe_backend_packed kPackedExtension;
 
 }  // namespace moe::cpu

@@ -110,5 +110,16 @@ TEST(Settings, nesting_100000_deep_is_an_error_with_a_place) {
   EXPECT_NE(error.find("a.toml: line 1"), std::string::npos) << error;
 }
 
+TEST(Settings, a_folder_for_packed_weights_is_meant_from_the_files_folder_and_may_not_be_empty) {
+  const auto folder = [](const char* text) { return settings_from_text(text, "/etc/a.toml")->model.packed_cache; };
+  EXPECT_EQ(folder(""), "auto");
+  EXPECT_EQ(folder("model.packed_cache = \"off\""), "off");
+  EXPECT_EQ(folder("model.packed_cache = \"packed\""), "/etc/packed");
+  EXPECT_EQ(folder("model.packed_cache = \"/var/packed\""), "/var/packed");
+  EXPECT_EQ(load_settings("", {"model.packed_cache=packed"})->model.packed_cache, "packed");
+  EXPECT_EQ(error_of("model.packed_cache = \"\""),
+            "a.toml: line 1, column 1: model.packed_cache: expected auto, off or a folder, got \"\"");
+}
+
 }  // namespace
 }  // namespace patchbay
