@@ -76,7 +76,7 @@ void check_matvec_case(Report& report, Format format, int32_t activation, const 
   p.w = w.view, p.n = s.n, p.activation = activation;
   p.x = x_device.data(), p.x_row = x_row, p.x_group = s.n_in;
   p.bias = bias_device.data(), p.out = out.data(), p.out_row = out_row, p.out_group = s.n_out;
-  p.scale = 0.75F, p.soft_cap = 30.0F, p.accumulate = true, p.deterministic = deterministic, p.pdl = !deterministic;
+  p.scale = 0.75F, p.soft_cap = 30.0F, p.accumulate = true, p.single = !deterministic, p.pdl = !deterministic;
   const std::vector<float> norm = random_rows(s.n_in, 14);
   const Buffer<float> norm_device(norm);
   Buffer<float> normed(s.n * s.n_in);
@@ -238,7 +238,8 @@ void check_ffn_case(Report& report, Format format, Format down, int32_t activati
     if (c.counted) p.count = count.data(), p.count_stride = 1;
   }
   p.gating = gating, p.activation = activation, p.weight_on = c.on_input ? MOE_WEIGHT_ON_INPUT : MOE_WEIGHT_ON_OUTPUT;
-  p.scale = 0.5F, p.accumulate = true, p.deterministic = deterministic, p.pdl = c.n % 2 == 0 || c.n == 1;
+  p.scale = 0.5F, p.accumulate = true, p.deterministic = deterministic, p.single = !deterministic,
+  p.pdl = c.n % 2 == 0 || c.n == 1;
   if (ffn_refusal(p) != nullptr) {
     report.checked(name + ": " + ffn_refusal(p), 1, 0);
     return;

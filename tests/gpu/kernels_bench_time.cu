@@ -58,7 +58,7 @@ void time_matvec_case(Report& report, Format format, int32_t activation, int64_t
   Buffer<char> workspace(n * probe.view.row * 4);
   const double us = time_us(sets, [&](cudaStream_t stream, int i) {
     MatvecParams p{};
-    p.w = view(i), p.n = n, p.activation = activation, p.scale = 1.0F, p.pdl = pdl, p.deterministic = deterministic;
+    p.w = view(i), p.n = n, p.activation = activation, p.scale = 1.0F, p.pdl = pdl, p.single = !deterministic;
     p.x = x.data(), p.x_row = n_in, p.out = out.data(), p.out_row = n_out, p.workspace = workspace.data();
     if (norm) p.norm_weight = norm_weight.data(), p.norm_eps = 1e-5F;
     MUST(launch_matvec(p, stream));
@@ -144,7 +144,7 @@ void time_ffn_case(Report& report, const Model& m, const Run& r) {
   p.n = r.n, p.k = k;
   p.weights = weights.data(), p.weights_row = k, p.ids_row = k;
   p.gating = {MOE_ACT_SILU, 0, 0, 0}, p.activation = r.activation, p.weight_on = MOE_WEIGHT_ON_OUTPUT;
-  p.scale = 1e-3F, p.accumulate = true, p.pdl = r.pdl, p.deterministic = r.deterministic;
+  p.scale = 1e-3F, p.accumulate = true, p.pdl = r.pdl, p.deterministic = r.deterministic, p.single = !r.deterministic;
   Buffer<char> workspace(static_cast<int64_t>(ffn_workspace(p)));
   p.workspace = workspace.data();
   const Hidden hidden{reinterpret_cast<float*>(p.workspace), p.down.row};

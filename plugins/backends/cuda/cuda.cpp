@@ -138,6 +138,7 @@ class Cuda final : public Backend {
     MOE_CUDA_TRY(cudaGetDeviceProperties(&properties, context_.device));
     context_.n_multiprocessors = properties.multiProcessorCount;
     context_.pdl = properties.major >= 9;
+    context_.shared_bytes = properties.sharedMemPerBlockOptin;
     MOE_CUDA_TRY(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
     MOE_ASSIGN(blas_, Blas::open(context_.stream));
     context_.blas = blas_.get();

@@ -25,6 +25,9 @@ struct Context {
   const Blas* blas = nullptr;
   bool deterministic = false;
   bool pdl = false;  // programmatic dependent launch: compute capability 9.0 and later
+  size_t shared_bytes = 0;  // that a block may have
+  // Whether one token may take kernels of its own (kernels/single.hpp).
+  [[nodiscard]] bool single() const { return !deterministic && shared_bytes >= size_t{227} * 1024; }
 };
 
 // What find says of an operation.

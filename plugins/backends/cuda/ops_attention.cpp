@@ -108,6 +108,7 @@ AttentionParams attention_params(const Context& context, const moe_attention_arg
   p.temperature_length = a.temperature_length;
   p.temperature_offset = a.temperature_offset;
   p.n_multiprocessors = context.n_multiprocessors;
+  p.shared_bytes = context.shared_bytes;
   p.deterministic = context.deterministic;
   p.pdl = context.pdl;
   return p;

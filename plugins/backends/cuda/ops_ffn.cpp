@@ -34,6 +34,7 @@ FfnParams params_of(const Context& context, const moe_ffn_args& a) {
   p.scale = a.scale;
   p.accumulate = a.accumulate != 0;
   p.deterministic = context.deterministic;
+  p.single = context.single();
   p.pdl = context.pdl;
   return p;
 }

@@ -40,7 +40,7 @@ MatvecParams matvec_params(const Context& context, const moe_matmul_args& a) {
   p.scale = a.scale;
   p.soft_cap = a.soft_cap;
   p.accumulate = a.accumulate != 0;
-  p.deterministic = context.deterministic;
+  p.single = context.single();
   p.pdl = context.pdl;
   return p;
 }

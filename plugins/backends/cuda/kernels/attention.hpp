@@ -36,6 +36,7 @@ struct AttentionParams {
   float* partial;  // attention_partial_floats() floats
   int64_t partial_floats;
   int n_multiprocessors;
+  size_t shared_bytes;  // that a block may have
   bool deterministic;  // a row's bits depend on nothing but its own sequence
   bool pdl;
   // Set by launch_attention.

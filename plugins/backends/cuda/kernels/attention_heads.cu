@@ -12,9 +12,9 @@ namespace {
 constexpr int kRows = 16;
 
 // Where a block's shared memory lies. kShared: values are the front of the keys' rows (latent attention).
-template <int kKDim, int kVDim, bool kShared>
+template <int kKDim, int kVDim, bool kShared, int kW>
 struct Memory {
-  static constexpr int kWarps = kShared ? 8 : 4;
+  static constexpr int kWarps = kW;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kTile = kWarps * 8;  // positions
   static constexpr int kKRow = kKDim + kPad;
@@ -30,9 +30,9 @@ struct Memory {
   __device__ const uint16_t* values(int stage) const { return kShared ? k[stage] : v[stage]; }
 };
 
-template <int kKDim, int kVDim, bool kShared>
+template <int kKDim, int kVDim, bool kShared, int kW>
 class Block {
-  using Shared = Memory<kKDim, kVDim, kShared>;
+  using Shared = Memory<kKDim, kVDim, kShared, kW>;
   static constexpr int kWarps = Shared::kWarps;
   static constexpr int kThreads = Shared::kThreads;
   static constexpr int kTile = Shared::kTile;
@@ -254,32 +254,43 @@ class Block {
   int64_t end_ = 0;
 };
 
-template <int kKDim, int kVDim, bool kShared>
-__global__ void __launch_bounds__(Memory<kKDim, kVDim, kShared>::kThreads)
+template <int kKDim, int kVDim, bool kShared, int kW>
+__global__ void __launch_bounds__(Memory<kKDim, kVDim, kShared, kW>::kThreads)
     heads_kernel(const __grid_constant__ AttentionParams p) {
   extern __shared__ __align__(128) unsigned char memory[];
-  Block<kKDim, kVDim, kShared> block(p, *reinterpret_cast<Memory<kKDim, kVDim, kShared>*>(memory));
+  Block<kKDim, kVDim, kShared, kW> block(p, *reinterpret_cast<Memory<kKDim, kVDim, kShared, kW>*>(memory));
   if (!block.empty()) block.run();
 }
 
-template <int kKDim, int kVDim, bool kShared>
+template <int kKDim, int kVDim, bool kShared, int kW>
 cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
-  using Shared = Memory<kKDim, kVDim, kShared>;
+  using Shared = Memory<kKDim, kVDim, kShared, kW>;
   const int64_t group = p.heads / p.kv_heads;
   const dim3 grid(static_cast<unsigned>(p.n * p.kv_heads * ((group + kRows - 1) / kRows)),
                   static_cast<unsigned>(p.n_chunks));
-  return launch_kernel(heads_kernel<kKDim, kVDim, kShared>, {grid, Shared::kThreads, sizeof(Shared), p.pdl}, stream, p);
-}
-
-template <int kKDim, int kVDim, bool kShared>
-HeadsShape shape_of() {
-  using Shared = Memory<kKDim, kVDim, kShared>;
-  constexpr int64_t kSharedOfAll = 224 * 1024;
-  return {Shared::kTile, std::min<int64_t>(kSharedOfAll / static_cast<int64_t>(sizeof(Shared)), 4)};
+  return launch_kernel(heads_kernel<kKDim, kVDim, kShared, kW>, {grid, Shared::kThreads, sizeof(Shared), p.pdl}, stream,
+                       p);
 }
 
 bool is_latent(const AttentionParams& p) {
   return p.v == p.k && p.v_row == p.k_row && p.kv_heads == 1 && p.v_dim < p.k_dim;
+}
+
+// Calls fn.operator()<k_dim, v_dim, latent, warps>() for the heads of p.
+template <typename Fn>
+auto with_heads(const AttentionParams& p, Fn&& fn) {
+  switch (p.k_dim) {
+    case 64:
+      return fn.template operator()<64, 64, false, 4>();
+    case 128:
+      return fn.template operator()<128, 128, false, 4>();
+    case 256:
+      return fn.template operator()<256, 256, false, 4>();
+    default:
+      // Eight warps where a block may have what they need: compute capability 9.0.
+      if (p.shared_bytes >= sizeof(Memory<576, 512, true, 8>)) return fn.template operator()<576, 512, true, 8>();
+      return fn.template operator()<576, 512, true, 4>();
+  }
 }
 
 }  // namespace
@@ -291,33 +302,22 @@ bool fits_tensor_cores(const AttentionParams& p) {
   };
   if (!aligned(p.k, p.k_row, p.k_head) || !aligned(p.v, p.v_row, p.v_head)) return false;
   const bool plain = p.k_dim == p.v_dim && (p.k_dim == 64 || p.k_dim == 128 || p.k_dim == 256);
-  return plain || (p.k_dim == 576 && p.v_dim == 512 && is_latent(p));
+  if (!plain && !(p.k_dim == 576 && p.v_dim == 512 && is_latent(p))) return false;
+  return with_heads(p, [&]<int kKDim, int kVDim, bool kShared, int kW>() {
+    return sizeof(Memory<kKDim, kVDim, kShared, kW>) <= p.shared_bytes;
+  });
 }
 
 HeadsShape heads_shape(const AttentionParams& p) {
-  switch (p.k_dim) {
-    case 64:
-      return shape_of<64, 64, false>();
-    case 128:
-      return shape_of<128, 128, false>();
-    case 256:
-      return shape_of<256, 256, false>();
-    default:
-      return shape_of<576, 512, true>();
-  }
+  return with_heads(p, [&]<int kKDim, int kVDim, bool kShared, int kW>() {
+    using Shared = Memory<kKDim, kVDim, kShared, kW>;
+    return HeadsShape{Shared::kTile, std::clamp<int64_t>(static_cast<int64_t>(p.shared_bytes / sizeof(Shared)), 1, 4)};
+  });
 }
 
 cudaError_t launch_heads(const AttentionParams& p, cudaStream_t stream) {
-  switch (p.k_dim) {
-    case 64:
-      return launch<64, 64, false>(p, stream);
-    case 128:
-      return launch<128, 128, false>(p, stream);
-    case 256:
-      return launch<256, 256, false>(p, stream);
-    default:
-      return launch<576, 512, true>(p, stream);
-  }
+  return with_heads(
+      p, [&]<int kKDim, int kVDim, bool kShared, int kW>() { return launch<kKDim, kVDim, kShared, kW>(p, stream); });
 }
 
 }  // namespace moe::cuda::attention

@@ -45,6 +45,8 @@ struct FfnParams {
   bool accumulate;
   // The same bits for a row whatever n is: no kernels that sum in another order for many rows.
   bool deterministic;
+  // One token may take the kernels of single.hpp; never where deterministic.
+  bool single;
   // Programmatic dependent launch between the kernels of the call, and after what came before it on the stream.
   bool pdl;
   void* workspace;  // ffn_workspace() bytes, 256-byte aligned, not zeroed

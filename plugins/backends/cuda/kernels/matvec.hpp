@@ -32,8 +32,8 @@ struct MatvecParams {
   float norm_eps;
   float* normed;  // [n, n_in]: the normalised rows for others, or null; not x
   int64_t normed_row;
-  // A row's bits do not depend on n.
-  bool deterministic;
+  // One row may take the kernels of single.hpp: another order of summation, and 227 KiB of shared memory a block.
+  bool single;
   // Programmatic dependent launch: the kernel may start while the one before it on the stream still runs, and asks for
   // weights then. It reads and writes nothing else before that one is through.
   bool pdl;
@@ -51,7 +51,7 @@ bool matvec_takes_norm(const MatvecParams& p);
 size_t matvec_workspace(const MatvecParams& p);
 
 // Any shape, format and activation type. A row's sums run in an order that follows from the weight's shape alone, or,
-// for one row where not deterministic, in that of single.hpp. Products of MOE_BF16 (MOE_F16, MOE_I8) activations with kBF16 and kF8 (kF16; kI8 and kI4)
+// for one row where `single` allows it, in that of single.hpp. Products of MOE_BF16 (MOE_F16, MOE_I8) activations with kBF16 and kF8 (kF16; kI8 and kI4)
 // weights are one tensor-core product; the others take three (six for kF16), which lose nothing of an f32, or f32
 // arithmetic (kF32). Enqueues; never allocates or waits.
 cudaError_t launch_matvec(const MatvecParams& p, cudaStream_t stream);

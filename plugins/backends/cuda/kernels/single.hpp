@@ -7,7 +7,7 @@
 
 namespace moe::cuda {
 
-// Whether the shape is for launch_single: one row, compute capability 9.0 (p.pdl says so), weights of floats with
+// Whether the shape is for launch_single: one row, p.single, weights of floats with
 // activations of their own type or of f32 (kF8: MOE_BF16), MOE_I8 with kI8 and kI4. x must be as the products read it
 // (reads_in_place).
 bool single_fits(const MatvecParams& p);

@@ -81,7 +81,7 @@ cudaError_t launch(const MatvecParams& p, cudaStream_t stream) {
 }  // namespace single
 
 bool single_fits(const MatvecParams& p) {
-  if (!p.pdl || p.deterministic || p.n != 1 || p.w.n_in == 0) return false;
+  if (!p.single || p.n != 1 || p.w.n_in == 0) return false;
   bool fits = false;
   with_product(p.w.format, p.activation, [&]<Format F, Mode M>() {
     fits = single::kFits<F, M> && single::activation_bytes<F, M>(p.w.row) <= single::kMostStageBytes;

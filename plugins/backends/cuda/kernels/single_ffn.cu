@@ -163,8 +163,7 @@ int64_t down_stage(const FfnParams& p) {
 
 bool single_fits(const FfnParams& p) {
   using namespace single;
-  if (!p.pdl || p.deterministic || p.n != 1 || p.k < 1 || p.k > kMostPairs || p.gate.format != p.down.format)
-    return false;
+  if (!p.single || p.n != 1 || p.k < 1 || p.k > kMostPairs || p.gate.format != p.down.format) return false;
   if (p.gate.n_in == 0 || p.down.n_in == 0 || p.k * p.down.row > int64_t{1} << 30) return false;
   bool fits = false;
   with_product(p.gate.format, p.activation, [&]<Format F, Mode M>() {
