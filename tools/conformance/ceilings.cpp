@@ -18,7 +18,7 @@ bool g_processor_time = false;
 namespace {
 
 constexpr size_t kBytes = size_t{256} << 20;
-volatile float g_sink;
+thread_local volatile float g_sink;
 
 float sum_portable(const float* p, size_t n) {
   float s[16] = {};

@@ -20,7 +20,8 @@ struct moe_op {
 namespace moe::cpu {
 namespace {
 
-constexpr const char* kSimd[] = {"auto", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon", "portable", nullptr};
+constexpr const char* kSimd[] = {"auto", "amx",  "avx512_bf16", "avx512_vnni", "avx512",
+                                 "avx2", "neon", "portable",    nullptr};
 
 constexpr moe_backend_score kScore = [] {
   auto score = make<moe_backend_score>();
@@ -40,8 +41,8 @@ class Cpu final : public Backend {
       choice_option("simd", "auto", kSimd,
                     "The instruction set: the best that this machine has, or a lesser one to compare with. The same "
                     "bits come from all "
-                    "but portable, except that avx512_bf16 multiplies bf16 weights by bf16 activations with its own "
-                    "instruction."),
+                    "but portable, except that amx and avx512_bf16 multiply bf16 weights by bf16 activations with "
+                    "instructions of their own."),
   };
   static const void* extension(const char* id) {
     if (std::string_view(id) == MOE_BACKEND_ROWS_ID) return &kRowsExtension;

@@ -19,25 +19,29 @@ struct Implementation {
   void (*fill_rows)(Kernels&);
   void (*fill_attention)(Kernels&);
 };
-#define MOE_CPU_ROW(name, target, bf16_dot, int8_dot, ns) \
-  { name, target, {bf16_dot, int8_dot}, ns::fill_products, ns::fill_int_products, ns::fill_rows, ns::fill_attention }
+#define MOE_CPU_ROW(name, target, bf16_dot, int8_dot, amx, ns)                                        \
+  {                                                                                                   \
+    name, target, {bf16_dot, int8_dot, amx}, ns::fill_products, ns::fill_int_products, ns::fill_rows, \
+        ns::fill_attention                                                                            \
+  }
 constexpr Implementation kImplementations[] = {
 #if HWY_TARGETS & HWY_AVX3
-    MOE_CPU_ROW("avx512_bf16", HWY_AVX3, true, true, N_AVX3),
-    MOE_CPU_ROW("avx512_vnni", HWY_AVX3, false, true, N_AVX3),
-    MOE_CPU_ROW("avx512", HWY_AVX3, false, false, N_AVX3),
+    MOE_CPU_ROW("amx", HWY_AVX3, false, true, true, N_AVX3),
+    MOE_CPU_ROW("avx512_bf16", HWY_AVX3, true, true, false, N_AVX3),
+    MOE_CPU_ROW("avx512_vnni", HWY_AVX3, false, true, false, N_AVX3),
+    MOE_CPU_ROW("avx512", HWY_AVX3, false, false, false, N_AVX3),
 #endif
 #if HWY_TARGETS & HWY_AVX2
-    MOE_CPU_ROW("avx2", HWY_AVX2, false, false, N_AVX2),
+    MOE_CPU_ROW("avx2", HWY_AVX2, false, false, false, N_AVX2),
 #endif
 #if HWY_TARGETS & HWY_NEON
-    MOE_CPU_ROW("neon", HWY_NEON, false, false, N_NEON),
+    MOE_CPU_ROW("neon", HWY_NEON, false, false, false, N_NEON),
 #endif
 #if HWY_TARGETS & HWY_EMU128
-    MOE_CPU_ROW("portable", HWY_EMU128, false, false, N_EMU128),
+    MOE_CPU_ROW("portable", HWY_EMU128, false, false, false, N_EMU128),
 #endif
 #if HWY_TARGETS & HWY_SCALAR
-    MOE_CPU_ROW("portable", HWY_SCALAR, false, false, N_SCALAR),
+    MOE_CPU_ROW("portable", HWY_SCALAR, false, false, false, N_SCALAR),
 #endif
 };
 
@@ -46,6 +50,9 @@ bool can_run(const Implementation& i) {
 #if HWY_ARCH_X86
   if (i.features.bf16_dot && !__builtin_cpu_supports("avx512bf16")) return false;
   if (i.features.int8_dot && !__builtin_cpu_supports("avx512vnni")) return false;
+#endif
+#if HWY_TARGETS & HWY_AVX3
+  if (i.features.amx && !allow_amx()) return false;
 #endif
   return true;
 }
@@ -78,6 +85,9 @@ const Kernels* select_kernels(std::string_view name) {
     implementation.fill_int_products(table, implementation.features);
     implementation.fill_rows(table);
     implementation.fill_attention(table);
+#if HWY_TARGETS & HWY_AVX3
+    if (implementation.features.amx) fill_amx_products(table);
+#endif
     table.name = implementation.name;
     return &table;
   }

@@ -97,6 +97,7 @@ struct Softmax {
 struct Kernels {
   const char* name;
   ProductFn product[kFormats][kRowTypes];  // null where the combination does not exist: then rows are f32
+  bool even_rows;                          // products of many rows are faster where those lie evenly spaced
 
   void (*finish)(const FinishArgs& args, const float* c, float* out, int64_t n);
   // Elements [first, first + n) of a row of `total` as products read it, from x times `factor`; MOE_F32 copies. `first`
@@ -126,7 +127,7 @@ struct Kernels {
   float (*exp)(float x);
 };
 
-// The best table for this machine, or the one named ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon",
+// The best table for this machine, or the one named ("amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon",
 // "portable"); null if the machine has not what it needs. "auto" always gives one.
 const Kernels* select_kernels(std::string_view name);
 // The names, best first, of what this build has.
@@ -144,12 +145,13 @@ inline RowType row_type(const Kernels& kernels, Format format, moe_activation_ty
 inline ProductFn product_of(const Kernels& kernels, Format format, RowType rows) {
   return kernels.product[static_cast<int>(format)][static_cast<int>(rows)];
 }
-// Bytes of a row of k elements, a multiple of 64.
+// Bytes of a row of k elements: whole cache lines, an odd number of them, because sixteen rows that are read together
+// and lie a power of two apart would share too few places of a cache.
 inline int64_t row_bytes(RowType rows, int64_t k) {
   int64_t bytes = (rows == RowType::kBF16 ? 2 : 4) * k;
   if (rows == RowType::kI8)
     bytes = (k + kI8BlockElements - 1) / kI8BlockElements * static_cast<int64_t>(sizeof(I8Block));
-  return (bytes + 63) / 64 * 64;
+  return ((bytes + 63) / 64 | 1) * 64;
 }
 
 }  // namespace moe::cpu

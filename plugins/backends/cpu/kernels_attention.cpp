@@ -46,6 +46,14 @@ HWY_INLINE void score_tile(const float* const* q, const void* const* rows, int64
   if (c < dim) {
     step(c, [dim](const T* p, int64_t at) { return load_tail<kDtype>(p, HWY_MIN(HWY_MAX(dim - at, 0), kLanes)); });
   }
+#if HWY_TARGET == HWY_AVX3
+  static_assert(kQ * kP == 16);
+  const hn::CappedTag<float, kP> row;
+  alignas(64) float sums[16];
+  hn::Store(fold_sixteen(acc[0]), d, sums);
+#pragma GCC unroll 4
+  for (int i = 0; i < kQ; ++i) hn::StoreU(hn::Load(row, sums + i * kP), row, scores + i * kScoreStride);
+#else
 #pragma GCC unroll 4
   for (int i = 0; i < kQ; ++i) {
 #pragma GCC unroll 4
@@ -55,6 +63,7 @@ HWY_INLINE void score_tile(const float* const* q, const void* const* rows, int64
              scores + i * kScoreStride + p);
     }
   }
+#endif
 }
 
 // Rows of the cache lie apart, and the processor's own prefetching does not jump from one to the next: those that come
@@ -102,20 +111,14 @@ float softmax(float* scores, int64_t first, int64_t last, float scale, float sof
   const VF lowest = hn::Neg(hn::Inf(d));
   const int64_t end = (last + 15) / 16 * 16;
   const int64_t begin = first / 16 * 16;
-  for (int64_t p = begin; p < first; ++p) scores[p] = -HUGE_VALF;
-  for (int64_t p = last; p < end; ++p) scores[p] = -HUGE_VALF;
   VF largest = lowest;
+  auto nan = hn::IsNaN(lowest);
   for (int64_t p = begin; p < end; p += kLanes) {
     VF s = hn::Mul(hn::LoadU(d, scores + p), factor);
     if (soft_cap > 0.0F) s = hn::Mul(cap, tanh(hn::Div(s, cap)));
+    if (p + kLanes > last) s = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(HWY_MAX(last - p, 0))), s, lowest);
+    if (p < first) s = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(HWY_MIN(first - p, kLanes))), lowest, s);
     hn::StoreU(s, d, scores + p);
-  }
-  // Outside again: scale and cap may have made a number or a NaN of -inf.
-  for (int64_t p = begin; p < first; ++p) scores[p] = -HUGE_VALF;
-  for (int64_t p = last; p < end; ++p) scores[p] = -HUGE_VALF;
-  auto nan = hn::IsNaN(lowest);
-  for (int64_t p = begin; p < end; p += kLanes) {
-    const VF s = hn::LoadU(d, scores + p);
     nan = hn::Or(nan, hn::IsNaN(s));
     largest = hn::Max(largest, s);
   }

@@ -267,6 +267,10 @@ struct VnniRows {
     static constexpr TileFn kFn = multiply_vnni<W, kT, kR>;
   };
 };
+ProductFn vnni_product(Format format) {
+  return format == Format::kI8 ? Tiles<VnniRows<Int8>::template Tile, kHalf>::product
+                               : Tiles<VnniRows<Int4>::template Tile, kHalf>::product;
+}
 #endif
 
 template <typename W>

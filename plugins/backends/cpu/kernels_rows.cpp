@@ -86,36 +86,33 @@ void round_i8_block(const float* x, VF factor, int64_t n, float* out) {
 // A group of up to 32 activations as an integer product reads them; see quantize_activation in moe/sdk/quant.hpp.
 void round_i8_group(const float* x, VF factor, int64_t n, int64_t group, I8Block& out) {
   const DF d;
-  alignas(64) float buffer[32] = {};
-  for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
+  const DI di;
+  const hn::Rebind<int8_t, DF> d8;
+  alignas(64) float padded[32] = {};
+  if (n < 32) {
+    std::copy_n(x, n, padded);
+    x = padded;
+  }
+  VF v[2 * kVectors];
   VF amax = hn::Zero(d);
   bool finite = true;
-  for (int i = 0; i < 32; i += kLanes) {
-    const VF v = hn::Mul(factor, hn::LoadU(d, buffer + i));
-    hn::StoreU(v, d, buffer + i);
-    finite = finite && hn::AllTrue(d, hn::IsFinite(v));
-    amax = hn::Max(amax, hn::Abs(v));
+  for (int i = 0; i < 2 * kVectors; ++i) {
+    v[i] = hn::Mul(factor, hn::LoadU(d, x + i * kLanes));
+    finite = finite && hn::AllTrue(d, hn::IsFinite(v[i]));
+    amax = hn::Max(amax, hn::Abs(v[i]));
   }
   const float scale = finite ? hn::GetLane(hn::MaxOfLanes(d, amax)) / 127.0F : NAN;
-  int32_t sum = 0;
-  int8_t* q = out.q + 32 * group;
-  if (finite && scale != 0.0F) {
-    const DI di;
-    const VF s = hn::Set(d, scale);
-    alignas(64) int32_t rounded[32];
-    for (int i = 0; i < 32; i += kLanes) {
-      const VF v = hn::Round(hn::Div(hn::LoadU(d, buffer + i), s));
-      hn::StoreU(hn::NearestInt(hn::Min(hn::Max(v, hn::Set(d, -127.0F)), hn::Set(d, 127.0F))), di, rounded + i);
-    }
-    for (int i = 0; i < 32; ++i) {
-      q[i] = static_cast<int8_t>(rounded[i]);
-      sum += rounded[i];
-    }
-  } else {
-    for (int i = 0; i < 32; ++i) q[i] = 0;
+  const bool any = finite && scale != 0.0F;
+  const VF s = hn::Set(d, any ? scale : 1.0F);
+  auto sum = hn::Zero(di);
+  for (int i = 0; i < 2 * kVectors; ++i) {
+    const VF q = hn::Round(hn::Div(any ? v[i] : hn::Zero(d), s));
+    const auto rounded = hn::NearestInt(hn::Min(hn::Max(q, hn::Set(d, -127.0F)), hn::Set(d, 127.0F)));
+    hn::StoreU(hn::DemoteTo(d8, rounded), d8, out.q + 32 * group + i * kLanes);
+    sum = hn::Add(sum, rounded);
   }
   out.scale[group] = scale;
-  out.minus_sum[group] = -sum;
+  out.minus_sum[group] = -hn::GetLane(hn::SumOfLanes(di, sum));
 }
 
 void round_to_i8(const float* x, VF factor, int64_t first, int64_t n, int64_t total, I8Block* out) {

@@ -9,6 +9,7 @@ namespace moe::cpu {
 struct Features {
   bool bf16_dot;
   bool int8_dot;
+  bool amx;
 };
 }  // namespace moe::cpu
 
@@ -22,6 +23,16 @@ struct Features {
 
 #if HWY_TARGETS & HWY_AVX3
 MOE_CPU_DECLARE(N_AVX3)
+namespace moe::cpu {
+namespace N_AVX3 {
+// int8 or int4 panels with integer rows, by the processor's dot product of bytes.
+ProductFn vnni_product(Format format);
+}  // namespace N_AVX3
+// Whether this machine has AMX and the system lets the process use it, for which this asks.
+bool allow_amx();
+// Replaces the products that tiles do better; the rest stays AVX-512's.
+void fill_amx_products(Kernels& k);
+}  // namespace moe::cpu
 #endif
 #if HWY_TARGETS & HWY_AVX2
 MOE_CPU_DECLARE(N_AVX2)

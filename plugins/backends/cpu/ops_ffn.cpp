@@ -1,5 +1,7 @@
 // The feed-forward of a set of experts in two passes over their weights: hidden = act(gate x, up x), out = sum of w *
 // (down hidden).
+#include <cstring>
+
 #include "moe/sdk/loops/rows.hpp"
 #include "ops.hpp"
 
@@ -18,7 +20,8 @@ struct Space {
   int32_t* pairs;   // [n_pairs]
   int32_t* active;  // [n_experts]: those that have pairs
   char* x;          // the first products' rows, where they are not args.x itself: one a token, or one a pair
-  char* hidden;     // [n_pairs] rows
+  char* gathered;   // [n_pairs] of them in the order of the sorted pairs, or null
+  char* hidden;     // [n_pairs] rows in the order of the sorted pairs
   float* sums;      // [n_threads, n_pairs, down_columns()]
 };
 
@@ -29,6 +32,11 @@ int64_t down_columns(int64_t n_pairs) { return n_pairs >= kManyPairs ? kDownBloc
 RowType input_type(const Kernels& kernels, const moe_ffn_args& args) {
   const RowType gate = row_type(kernels, args.gate->format, args.activation);
   return args.up == nullptr || row_type(kernels, args.up->format, args.activation) == gate ? gate : RowType::kF32;
+}
+
+// Whether an expert's rows are copied together first: where there are so many that its products are the faster for it.
+bool gathers(const Kernels& kernels, const moe_ffn_args& args) {
+  return kernels.even_rows && given(args.ids) && n_pairs_of(args) >= 16 * args.n_experts;
 }
 
 Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args) {
@@ -43,6 +51,7 @@ Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args)
   s.pairs = arena.take<int32_t>(n_pairs);
   s.active = arena.take<int32_t>(args.n_experts);
   s.x = in_place ? nullptr : arena.take<char>((on_input ? n_pairs : n) * row_bytes(type, args.gate->n_in));
+  s.gathered = gathers(kernels, args) ? arena.take<char>(n_pairs * row_bytes(type, args.gate->n_in)) : nullptr;
   s.hidden = arena.take<char>(n_pairs * row_bytes(down_type, args.width));
   s.sums = arena.take<float>(n_threads() * n_pairs * down_columns(n_pairs));
   return s;
@@ -108,6 +117,7 @@ class Ffn {
   void round_input() {
     if (s_.x == nullptr) {
       x_ = {x_type_, static_cast<const char*>(a_.x.data), a_.x.strides[0] * 4, 0};
+      gather_input();
       return;
     }
     x_ = {x_type_, s_.x, row_bytes(x_type_, d_model_), 0};
@@ -116,7 +126,17 @@ class Ffn {
       kernels_.round(a_.activation, x_type_, at(a_.x, on_input_ ? r / k_ : r), on_input_ ? weight_of(r) : 1.0F, 0,
                      d_model_, d_model_, s_.x + r * x_.stride);
     });
+    gather_input();
   }
+
+  void gather_input() {
+    if (s_.gathered == nullptr) return;
+    const int64_t bytes = row_bytes(x_type_, d_model_);
+    spread_rows(n_used_, bytes, [&](int64_t r, int32_t) {
+      std::memcpy(s_.gathered + r * bytes, input_of(s_.pairs[r]), static_cast<size_t>(bytes));
+    });
+  }
+  [[nodiscard]] const void* input_of(int64_t pair) const { return x_.at(on_input_ ? pair : pair / k_); }
 
   // Work of a pass in bytes of its weights, or the arithmetic's equal.
   [[nodiscard]] int64_t cost(const moe_weight& w) const {
@@ -146,7 +166,10 @@ class Ffn {
     for (int64_t begin = s_.begin[e]; begin < s_.begin[e + 1]; begin += kMaxRows) {
       const int32_t* pairs = s_.pairs + begin;
       const int64_t m = std::min<int64_t>(kMaxRows, s_.begin[e + 1] - begin);
-      for (int64_t r = 0; r < m; ++r) rows[r] = x_.at(on_input_ ? pairs[r] : pairs[r] / k_);
+      for (int64_t r = 0; r < m; ++r) {
+        rows[r] =
+            s_.gathered == nullptr ? input_of(pairs[r]) : s_.gathered + (begin + r) * row_bytes(x_type_, d_model_);
+      }
       multiply(kernels_, *a_.gate, e, panel, n_panels, x_type_, rows, m, gate);
       if (a_.up != nullptr) multiply(kernels_, *a_.up, e, panel, n_panels, x_type_, rows, m, up);
       for (int64_t r = 0; r < m; ++r) {
@@ -156,7 +179,7 @@ class Ffn {
         if (up_bias != nullptr) kernels_.add(1.0F, u, 1.0F, up_bias, u, width);
         kernels_.activate(gating_, g, a_.up == nullptr ? nullptr : u, g, width);
         kernels_.round(a_.activation, hidden_type_, g, 1.0F, first, width, a_.width,
-                       s_.hidden + pairs[r] * hidden_bytes_);
+                       s_.hidden + (begin + r) * hidden_bytes_);
       }
     }
   }
@@ -183,7 +206,7 @@ class Ffn {
       for (int64_t begin = s_.begin[e]; begin < s_.begin[e + 1]; begin += kMaxRows) {
         const int32_t* pairs = s_.pairs + begin;
         const int64_t m = std::min<int64_t>(kMaxRows, s_.begin[e + 1] - begin);
-        for (int64_t r = 0; r < m; ++r) rows[r] = s_.hidden + pairs[r] * hidden_bytes_;
+        for (int64_t r = 0; r < m; ++r) rows[r] = s_.hidden + (begin + r) * hidden_bytes_;
         for (int64_t p = 0; p < n_panels; p += kBlockPanels) {
           const int64_t n = std::min(kBlockPanels, n_panels - p);
           multiply(kernels_, *a_.down, e, panel + p, n, hidden_type_, rows, m, c);

@@ -9,6 +9,9 @@
 
 #include "hwy/highway.h"
 #include "kernels.hpp"
+#if HWY_ARCH_X86
+#include <immintrin.h>
+#endif
 #include "moe/sdk/numeric.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -160,6 +163,27 @@ HWY_INLINE V4 fold_four(V4 a, V4 b, V4 c, V4 d) {
 }
 HWY_INLINE void store4(V4 s, float* p) { hn::StoreU(s, D4(), p); }
 HWY_INLINE float first4(V4 s) { return hn::GetLane(s); }
+#endif
+#if HWY_TARGET == HWY_AVX3
+// Lane i of the result is the sum of v[i], in the order of fold_four.
+HWY_INLINE VF fold_sixteen(const VF* v) {
+  const auto halves = [](__m512 a, __m512 b) {  // blocks a0+a2 a1+a3 b0+b2 b1+b3, of four lanes each
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  };
+  const auto quarters = [&](int l) {  // four sums each of v[l], v[l + 4], v[l + 8], v[l + 12]
+    const __m512 a = halves(v[l].raw, v[l + 4].raw);
+    const __m512 b = halves(v[l + 8].raw, v[l + 12].raw);
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  };
+  const auto pairs = [&](int l) {  // in each block s0+s2 s1+s3 of v[l + 4 block], then of v[l + 1 + 4 block]
+    const __m512 a = quarters(l);
+    const __m512 b = quarters(l + 1);
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+  };
+  const __m512 a = pairs(0);
+  const __m512 b = pairs(2);
+  return VF{_mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd))};
+}
 #endif
 HWY_INLINE float fold(const VF* v) {
   const V4 s = fold_to_4(v);

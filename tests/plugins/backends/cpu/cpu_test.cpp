@@ -28,7 +28,8 @@ TEST_P(Simd, agrees_with_the_loops) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, Simd, testing::Values("avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon", "portable"),
+INSTANTIATE_TEST_SUITE_P(Cpu, Simd,
+                         testing::Values("amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "neon", "portable"),
                          [](const auto& simd) { return std::string(simd.param); });
 
 void expect_same_bits(const OpenCpu& a, const OpenCpu& b, const char* wanted) {
@@ -52,14 +53,17 @@ TEST(Cpu, avx2_gives_the_bits_of_avx512) {
   for (const char* wanted : {"f32", "bf16", "f16", "int8", "int4"}) expect_same_bits(avx512, avx2, wanted);
 }
 
-// The dot instruction has bits of its own, and only where weights and activations are bf16.
-TEST(Cpu, avx512_bf16_gives_the_bits_of_avx512_except_with_bf16_weights) {
+// The instructions for bf16 have bits of their own, and only where weights and activations are bf16.
+class BF16Instruction : public testing::TestWithParam<const char*> {};
+TEST_P(BF16Instruction, gives_the_bits_of_avx512_except_with_bf16_weights) {
   TestHost host(2);
   const OpenCpu plain(host, "avx512");
-  const OpenCpu dot(host, "avx512_bf16");
+  const OpenCpu dot(host, GetParam());
   if (plain.backend() == nullptr || dot.backend() == nullptr) GTEST_SKIP() << "not both run here";
   for (const char* wanted : {"f32", "f16", "int8", "int4"}) expect_same_bits(plain, dot, wanted);
 }
+INSTANTIATE_TEST_SUITE_P(Cpu, BF16Instruction, testing::Values("amx", "avx512_bf16"),
+                         [](const auto& simd) { return std::string(simd.param); });
 
 // Where the dot instruction is slow, the best choice is the next; its name still gets it.
 TEST(Cpu, auto_leaves_out_avx512_bf16_on_intel_alone) {

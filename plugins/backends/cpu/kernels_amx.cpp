@@ -1,0 +1,481 @@
+// Products on the tiles of Intel's AMX: sixteen rows of x by sixteen output rows in one instruction.
+//
+// Integer products have the bits that moe/sdk/quant.hpp defines, like everybody's. Products of bf16 have the
+// instruction's own: of each 32 k in turn, the chain of the even k and the chain of the odd k from zero, then both
+// added to the sum; denormals count as zero.
+#include "kernels_table.hpp"
+
+#if HWY_TARGETS & HWY_AVX3
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own _mm512_undefined_ps
+#endif
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#define MOE_AMX_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,f16c,fma")))
+#define MOE_AMX_INLINE inline __attribute__((always_inline))
+
+namespace moe::cpu {
+namespace {
+
+constexpr int64_t kTileRows = 16;
+constexpr int64_t kLine = 64;  // bytes of a tile's row
+constexpr int64_t kTileBytes = kTileRows * kLine;
+constexpr int64_t kMaxTiles = (kMaxRows + kTileRows - 1) / kTileRows;
+
+// Tiles 0 to 3 hold sums, 4 and 5 rows of x, 6 and 7 weights.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// The tiles' shapes hold while this lives. Released tiles need not be saved when threads change.
+class Shapes {
+ public:
+  // x: rows of x in a tile and bytes of each; four bytes a row are a row of the weights' tile.
+  Shapes(int64_t x_rows, int64_t x_bytes) {
+    TileShapes s;
+    for (int i = 0; i < 8; ++i) s.bytes[i] = kLine, s.rows[i] = static_cast<uint8_t>(x_rows);
+    for (int i = 4; i < 6; ++i) s.bytes[i] = static_cast<uint16_t>(x_bytes);
+    for (int i = 6; i < 8; ++i) s.rows[i] = static_cast<uint8_t>(x_bytes / 4);
+    asm volatile("ldtilecfg %0" ::"m"(s));
+  }
+  ~Shapes() { asm volatile("tilerelease" ::: "memory"); }
+  Shapes(const Shapes&) = delete;
+  Shapes& operator=(const Shapes&) = delete;
+};
+
+template <int kTile>
+MOE_AMX_INLINE void load_tile(const void* from, int64_t stride) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
+}
+template <int kTile>
+MOE_AMX_INLINE void store_tile(void* to, int64_t stride) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(kTile) : "memory");
+}
+template <int kTile>
+MOE_AMX_INLINE void zero_tile() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(kTile));
+}
+template <int kSum, int kX, int kWeight>
+MOE_AMX_INLINE void add_i8() {
+  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kX), "i"(kWeight));
+}
+template <int kSum, int kX, int kWeight>
+MOE_AMX_INLINE void add_bf16() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kX), "i"(kWeight));
+}
+
+// Asks for the weights that come next while the present ones are multiplied, a few lines at a time. They lie behind the
+// present ones: in the same panels, then in the block of panels that this thread's next call most likely takes.
+class Ahead {
+ public:
+  // Lines from `from` on, asked for in n_parts parts.
+  Ahead(const char* from, int64_t n_bytes, int64_t n_parts)
+      : at_(from), part_((n_bytes / kLine + n_parts - 1) / n_parts) {}
+  void ask() {
+    for (int64_t i = 0; i < part_; ++i, at_ += kLine) _mm_prefetch(at_, _MM_HINT_T1);
+  }
+
+ private:
+  const char* at_;
+  int64_t part_;
+};
+
+// Tiles of rows of x, over up to kUnits units along k: where they lie if the rows are evenly spaced, else copied
+// together.
+template <int64_t kUnits, int64_t kUnitBytes>
+class XTiles {
+ public:
+  // Whether all sixteen rows of the tile are there and evenly spaced. If not, the caller fills the tile's copy.
+  bool take_in_place(const void* const* rows, int64_t m, int64_t tile, int64_t first_unit) {
+    rows += tile * kTileRows;
+    if ((tile + 1) * kTileRows > m) return false;
+    const auto* first = static_cast<const char*>(rows[0]);
+    const int64_t stride = static_cast<const char*>(rows[1]) - first;
+    for (int64_t i = 2; i < kTileRows; ++i) {
+      if (rows[i] != first + i * stride) return false;
+    }
+    place_[tile] = {first + first_unit * kUnitBytes, stride, kUnitBytes};
+    return true;
+  }
+  void take_copy(int64_t tile) { place_[tile] = {copy_[tile][0], kUnitBytes, kTileRows * kUnitBytes}; }
+  char* copy(int64_t tile, int64_t unit, int64_t row) { return copy_[tile][unit] + row * kUnitBytes; }
+  [[nodiscard]] const char* at(int64_t tile, int64_t unit) const {
+    return place_[tile].first + unit * place_[tile].unit_bytes;
+  }
+  [[nodiscard]] int64_t stride(int64_t tile) const { return place_[tile].stride; }  // from row to row
+
+ private:
+  struct Place {
+    const char* first;
+    int64_t stride;
+    int64_t unit_bytes;
+  };
+  Place place_[kMaxTiles];
+  alignas(64) char copy_[kMaxTiles][kUnits][kTileRows * kUnitBytes];
+};
+
+// ---- integers
+
+constexpr int64_t kDepthBlocks = 4;  // blocks of 64 k in one pass: what the passes share stays in the first-level cache
+constexpr int64_t kGroupLines = 8;   // of 64 bytes: a tile of weights
+// With fewer rows the vector instructions are no slower.
+constexpr int64_t kFewRows = 6;
+
+// A panel's weights as signed bytes: see kI8BlockLines for how they lie.
+struct Int8 {
+  static constexpr int64_t kLines = kI8BlockLines;
+  MOE_AMX_TARGET static void unpack(const char* block, int64_t step_bytes, char* out) {
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+#pragma GCC unroll 16
+    for (int j = 0; j < 2 * kGroupLines; ++j) {
+      _mm512_store_si512(out + j * kLine, _mm512_xor_si512(sign, _mm512_load_si512(block + j * step_bytes)));
+    }
+  }
+};
+struct Int4 {
+  static constexpr int64_t kLines = kI4BlockLines;
+  MOE_AMX_TARGET static void unpack(const char* block, int64_t step_bytes, char* out) {
+    const __m512i mask = _mm512_set1_epi8(0x0f);
+    const __m512i eight = _mm512_set1_epi8(8);
+#pragma GCC unroll 8
+    for (int j = 0; j < kGroupLines; ++j) {
+      const __m512i both = _mm512_load_si512(block + j * step_bytes);
+      const __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+      char* low = out + (j / 4 * kGroupLines + j % 4) * kLine;
+      _mm512_store_si512(low, _mm512_sub_epi8(_mm512_and_si512(both, mask), eight));
+      _mm512_store_si512(low + 4 * kLine, _mm512_sub_epi8(high, eight));
+    }
+  }
+};
+
+// What one pass works on.
+struct alignas(64) IntPass {
+  char weights[kDepthBlocks * 2 * kGroupLines * kLine];  // of one panel
+  int32_t sums[4][kTileRows * kPanel];
+  XTiles<kDepthBlocks, sizeof(I8Block)> x;
+};
+
+// Blocks [first, first + n) of m rows; the last tile's missing rows are the last row once more.
+void take_rows(const void* const* rows, int64_t m, int64_t first, int64_t n, IntPass& pass) {
+  for (int64_t tile = 0; tile * kTileRows < m; ++tile) {
+    if (pass.x.take_in_place(rows, m, tile, first)) continue;
+    pass.x.take_copy(tile);
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      const auto* row = static_cast<const I8Block*>(rows[std::min(tile * kTileRows + i, m - 1)]) + first;
+      for (int64_t b = 0; b < n; ++b) std::memcpy(pass.x.copy(tile, b, i), row + b, sizeof(I8Block));
+    }
+  }
+}
+
+// The sums of group g of block b, to pass.sums[kSlot].
+template <int kSlot>
+MOE_AMX_INLINE void sum_group(IntPass& pass, int64_t tile, int64_t b, int g) {
+  constexpr int kX = 4 + kSlot % 2;
+  constexpr int kWeight = 6 + kSlot % 2;
+  load_tile<kX>(pass.x.at(tile, b) + 32 * g, pass.x.stride(tile));
+  load_tile<kWeight>(pass.weights + (2 * b + g) * kGroupLines * kLine, kLine);
+  zero_tile<kSlot>();
+  add_i8<kSlot, kX, kWeight>();
+  store_tile<kSlot>(pass.sums[kSlot], kLine);
+}
+
+// acc[row] += sum * (scale of the weights * scale of the row)
+MOE_AMX_TARGET MOE_AMX_INLINE void add_group(const IntPass& pass, int64_t tile, int64_t b, int g, int slot,
+                                             const char* scales, __m512 (&acc)[kTileRows]) {
+  const __m512 weights = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales) + g));
+  const char* x = pass.x.at(tile, b);
+  const int64_t stride = pass.x.stride(tile);
+#pragma GCC unroll 16
+  for (int t = 0; t < kTileRows; ++t, x += stride) {
+    const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(pass.sums[slot] + kPanel * t));
+    const __m512 both = _mm512_mul_ps(weights, _mm512_set1_ps(reinterpret_cast<const I8Block*>(x)->scale[g]));
+    acc[t] = _mm512_fmadd_ps(sum, both, acc[t]);
+  }
+}
+
+// One tile of `n_rows` rows over n blocks; `scales`: the first block's, the next `block_bytes` on.
+MOE_AMX_TARGET void multiply_tile(IntPass& pass, int64_t tile, int64_t n, const char* scales, int64_t block_bytes,
+                                  bool first, int64_t n_rows, float* c, Ahead& ahead) {
+  __m512 acc[kTileRows];
+#pragma GCC unroll 16
+  for (int64_t t = 0; t < kTileRows; ++t) {
+    acc[t] = first || t >= n_rows ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock);
+  }
+  int64_t b = 0;
+  for (; b + 2 <= n; b += 2) {
+    ahead.ask();
+    sum_group<0>(pass, tile, b, 0);
+    sum_group<1>(pass, tile, b, 1);
+    ahead.ask();
+    sum_group<2>(pass, tile, b + 1, 0);
+    sum_group<3>(pass, tile, b + 1, 1);
+    add_group(pass, tile, b, 0, 0, scales + b * block_bytes, acc);
+    add_group(pass, tile, b, 1, 1, scales + b * block_bytes, acc);
+    add_group(pass, tile, b + 1, 0, 2, scales + (b + 1) * block_bytes, acc);
+    add_group(pass, tile, b + 1, 1, 3, scales + (b + 1) * block_bytes, acc);
+  }
+  if (b < n) {
+    ahead.ask();
+    sum_group<0>(pass, tile, b, 0);
+    sum_group<1>(pass, tile, b, 1);
+    add_group(pass, tile, b, 0, 0, scales + b * block_bytes, acc);
+    add_group(pass, tile, b, 1, 1, scales + b * block_bytes, acc);
+  }
+#pragma GCC unroll 16
+  for (int64_t t = 0; t < kTileRows; ++t) {
+    if (t < n_rows) _mm512_store_ps(c + t * kBlock, acc[t]);
+  }
+}
+
+template <typename W>
+MOE_AMX_TARGET void multiply_many(const ProductArgs& a) {
+  IntPass pass;
+  const Shapes shapes(kTileRows, 32);
+  const int64_t n_blocks = (a.k + kI8BlockElements - 1) / kI8BlockElements;
+  const int64_t n_tiles = (a.m + kTileRows - 1) / kTileRows;
+  const int64_t block_bytes = W::kLines * a.step_bytes;
+  for (int64_t first = 0; first < n_blocks; first += kDepthBlocks) {
+    const int64_t n = std::min(kDepthBlocks, n_blocks - first);
+    Ahead ahead(a.w + (first + n) * block_bytes, kDepthBlocks * block_bytes, a.n_panels * n_tiles * n);
+    take_rows(a.x, a.m, first, n, pass);
+    for (int64_t p = 0; p < a.n_panels; ++p) {
+      const char* w = a.w + p * a.panel_bytes + first * block_bytes;
+      for (int64_t b = 0; b < n; ++b) {
+        W::unpack(w + b * block_bytes, a.step_bytes, pass.weights + b * 2 * kGroupLines * kLine);
+      }
+      for (int64_t tile = 0; tile < n_tiles; ++tile) {
+        multiply_tile(pass, tile, n, w + (W::kLines - 1) * a.step_bytes, block_bytes, first == 0,
+                      std::min(kTileRows, a.m - tile * kTileRows), a.c + tile * kTileRows * kBlock + p * kPanel, ahead);
+      }
+    }
+  }
+}
+
+template <typename W, Format kFormat>
+void multiply_int(const ProductArgs& a) {
+  const ProductFn few_rows = N_AVX3::vnni_product(kFormat);
+  const int64_t left = a.m % kTileRows <= kFewRows ? a.m % kTileRows : 0;
+  if (a.m - left > 0) {
+    ProductArgs many = a;
+    many.m = a.m - left;
+    multiply_many<W>(many);
+  }
+  if (left == 0) return;
+  ProductArgs few = a;
+  few.x += a.m - left;
+  few.c += (a.m - left) * kBlock;
+  few.m = left;
+  few_rows(few);
+}
+
+// ---- bf16
+
+constexpr int64_t kChunk = 32;         // k of a tile
+constexpr int64_t kDepthChunks = 16;   // chunks in one pass when there are many rows
+constexpr int64_t kAheadBytes = 4096;  // weights that are read once are asked for so far ahead
+
+// Elements [32 chunk, 32 chunk + 32) of rows of k elements, 64 bytes a row; zero beyond k.
+MOE_AMX_TARGET void take_chunk(const void* const* rows, int64_t m, int64_t chunk, int64_t k, char* out) {
+  const int64_t n = std::min(kChunk, k + k % 2 - chunk * kChunk);
+  const auto mask = static_cast<__mmask32>(n == kChunk ? ~0U : (1U << n) - 1U);
+  for (int64_t i = 0; i < m; ++i) {
+    const auto* row = static_cast<const uint16_t*>(rows[i]) + chunk * kChunk;
+    _mm512_store_si512(out + i * kLine, _mm512_maskz_loadu_epi16(mask, row));
+  }
+}
+
+// Where a panel's tile of weights lies: in the panel itself, or, where the panel ends within the tile, in `copy`,
+// filled up with zeros.
+MOE_AMX_TARGET MOE_AMX_INLINE const char* weights_of(const ProductArgs& a, int64_t p, int64_t chunk, char* copy,
+                                                     int64_t& stride) {
+  const char* w = a.w + p * a.panel_bytes + chunk * kTileRows * a.step_bytes;
+  stride = a.step_bytes;
+  const int64_t n_lines = (a.k + 1) / 2 - chunk * kTileRows;
+  if (n_lines >= kTileRows) return w;
+  for (int64_t i = 0; i < kTileRows; ++i) {
+    _mm512_store_si512(copy + i * kLine, i < n_lines ? _mm512_load_si512(w + i * stride) : _mm512_setzero_si512());
+  }
+  stride = kLine;
+  return copy;
+}
+
+template <int kP>
+MOE_AMX_TARGET MOE_AMX_INLINE void add_panel(const ProductArgs& a, int64_t chunk, char* copy) {
+  if (kP >= a.n_panels) return;
+  int64_t stride = 0;
+  const char* w = weights_of(a, kP, chunk, copy, stride);
+  load_tile<6 + kP % 2>(w, stride);
+  add_bf16<kP, 4, 6 + kP % 2>();
+}
+template <int kP>
+MOE_AMX_INLINE void store_panel(const ProductArgs& a) {
+  if (kP < a.n_panels) store_tile<kP>(a.c + kP * kPanel, kBlock * 4);
+}
+
+// Up to sixteen rows: every weight is read once, all sums stay in tiles.
+MOE_AMX_TARGET void multiply_bf16_once(const ProductArgs& a) {
+  alignas(64) char x[2][kTileBytes];
+  alignas(64) char copy[kTileBytes];
+  const Shapes shapes(a.m, kLine);
+  zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
+  const int64_t n_chunks = (a.k + kChunk - 1) / kChunk;
+  for (int64_t chunk = 0; chunk < n_chunks; ++chunk) {
+    take_chunk(a.x, a.m, chunk, a.k, x[chunk % 2]);
+    const char* ahead = a.w + chunk * kTileRows * a.step_bytes + kAheadBytes;
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      for (int64_t p = 0; p < a.n_panels; ++p) {
+        _mm_prefetch(ahead + i * a.step_bytes + p * a.panel_bytes, _MM_HINT_T0);
+      }
+    }
+    load_tile<4>(x[chunk % 2], kLine);
+    add_panel<0>(a, chunk, copy);
+    add_panel<1>(a, chunk, copy);
+    add_panel<2>(a, chunk, copy);
+    add_panel<3>(a, chunk, copy);
+  }
+  store_panel<0>(a), store_panel<1>(a), store_panel<2>(a), store_panel<3>(a);
+}
+
+// What one pass of many rows works on.
+struct alignas(64) BF16Pass {
+  XTiles<kDepthChunks, kLine> x;
+  char copy[2][kTileBytes];
+};
+
+// kT tiles of rows by kP panels over n chunks.
+template <int kT, int kP>
+MOE_AMX_TARGET void multiply_bf16_tiles(const ProductArgs& a, BF16Pass& pass, int64_t tile, int64_t panel,
+                                        int64_t first, int64_t n, Ahead& ahead) {
+  float* c = a.c + tile * kTileRows * kBlock + panel * kPanel;
+  float* below = c + kTileRows * kBlock;
+  constexpr int64_t kStride = kBlock * 4;
+  if (first == 0) {
+    zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
+  } else {
+    load_tile<0>(c, kStride);
+    if constexpr (kP > 1) load_tile<1>(c + kPanel, kStride);
+    if constexpr (kT > 1) load_tile<2>(below, kStride);
+    if constexpr (kT > 1 && kP > 1) load_tile<3>(below + kPanel, kStride);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    int64_t stride = 0;
+    ahead.ask();
+    load_tile<4>(pass.x.at(tile, i), pass.x.stride(tile));
+    const char* w = weights_of(a, panel, first + i, pass.copy[0], stride);
+    load_tile<6>(w, stride);
+    add_bf16<0, 4, 6>();
+    if constexpr (kP > 1) {
+      w = weights_of(a, panel + 1, first + i, pass.copy[1], stride);
+      load_tile<7>(w, stride);
+      add_bf16<1, 4, 7>();
+    }
+    if constexpr (kT > 1) {
+      load_tile<5>(pass.x.at(tile + 1, i), pass.x.stride(tile + 1));
+      add_bf16<2, 5, 6>();
+      if constexpr (kP > 1) add_bf16<3, 5, 7>();
+    }
+  }
+  store_tile<0>(c, kStride);
+  if constexpr (kP > 1) store_tile<1>(c + kPanel, kStride);
+  if constexpr (kT > 1) store_tile<2>(below, kStride);
+  if constexpr (kT > 1 && kP > 1) store_tile<3>(below + kPanel, kStride);
+}
+
+// Whole tiles of rows.
+MOE_AMX_TARGET void multiply_bf16_many(const ProductArgs& a) {
+  BF16Pass pass;
+  const Shapes shapes(kTileRows, kLine);
+  const int64_t n_chunks = (a.k + kChunk - 1) / kChunk;
+  const int64_t n_tiles = a.m / kTileRows;
+  for (int64_t first = 0; first < n_chunks; first += kDepthChunks) {
+    const int64_t n = std::min(kDepthChunks, n_chunks - first);
+    const bool whole = (first + n) * kChunk <= a.k;
+    for (int64_t tile = 0; tile < n_tiles; ++tile) {
+      if (whole && pass.x.take_in_place(a.x, a.m, tile, first)) continue;
+      pass.x.take_copy(tile);
+      for (int64_t i = 0; i < n; ++i) {
+        take_chunk(a.x + tile * kTileRows, kTileRows, first + i, a.k, pass.x.copy(tile, i, 0));
+      }
+    }
+    const int64_t chunk_bytes = kTileRows * a.step_bytes;
+    Ahead ahead(a.w + (first + n) * chunk_bytes, kDepthChunks * chunk_bytes,
+                (a.n_panels + 1) / 2 * ((n_tiles + 1) / 2) * n);
+    for (int64_t p = 0; p < a.n_panels; p += 2) {
+      const bool two_panels = p + 1 < a.n_panels;
+      for (int64_t tile = 0; tile < n_tiles; tile += 2) {
+        const bool two_tiles = tile + 1 < n_tiles;
+        if (two_tiles && two_panels) multiply_bf16_tiles<2, 2>(a, pass, tile, p, first, n, ahead);
+        if (two_tiles && !two_panels) multiply_bf16_tiles<2, 1>(a, pass, tile, p, first, n, ahead);
+        if (!two_tiles && two_panels) multiply_bf16_tiles<1, 2>(a, pass, tile, p, first, n, ahead);
+        if (!two_tiles && !two_panels) multiply_bf16_tiles<1, 1>(a, pass, tile, p, first, n, ahead);
+      }
+    }
+  }
+}
+
+void multiply_bf16(const ProductArgs& a) {
+  const int64_t left = a.m % kTileRows;
+  const int64_t whole = a.m - left;
+  if (whole > 0) {
+    ProductArgs many = a;
+    many.m = whole;
+    if (whole == kTileRows) {
+      multiply_bf16_once(many);
+    } else {
+      multiply_bf16_many(many);
+    }
+  }
+  if (left == 0) return;
+  ProductArgs few = a;
+  few.x += whole;
+  few.c += whole * kBlock;
+  few.m = left;
+  multiply_bf16_once(few);
+}
+
+bool has_amx() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  constexpr unsigned kBF16 = 1U << 22;
+  constexpr unsigned kTile = 1U << 24;
+  constexpr unsigned kInt8 = 1U << 25;
+  return (d & (kBF16 | kTile | kInt8)) == (kBF16 | kTile | kInt8);
+}
+
+}  // namespace
+
+bool allow_amx() {
+  // Linux gives a process the tiles' registers when it asks for them, once and for all of its threads.
+  static const bool allowed = [] {
+    constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+    constexpr int kTileData = 18;
+    return has_amx() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return allowed;
+}
+
+void fill_amx_products(Kernels& k) {
+  k.product[static_cast<int>(Format::kI8)][static_cast<int>(RowType::kI8)] = multiply_int<Int8, Format::kI8>;
+  k.product[static_cast<int>(Format::kI4)][static_cast<int>(RowType::kI8)] = multiply_int<Int4, Format::kI4>;
+  k.product[static_cast<int>(Format::kBF16)][static_cast<int>(RowType::kBF16)] = multiply_bf16;
+  k.even_rows = true;
+}
+
+}  // namespace moe::cpu
+
+#endif
