@@ -13,7 +13,7 @@ constexpr double kRunWeight = 1.0 / 10;
 
 constexpr double kMostCaution = 16;
 
-double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
+double in_seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 }  // namespace
 
@@ -89,7 +89,7 @@ double Admission::plain_wait_s(Time now) const {
   for (const Seat& seat : state_.running) n_ahead += seat.n_pending > 1 ? seat.n_pending : 0;
   const double step = cost_.seconds(n_running());
   const double seat = n_before() < 0 ? step : seat_s(n_before());  // with a seat left, the step under way must end
-  const double under_way = std::clamp(seconds(now - state_.at), 0.0, step);
+  const double under_way = std::clamp(in_seconds(now - state_.at), 0.0, step);
   return std::max(0.0, std::max(seat, prompt_s(n_ahead)) - under_way);
 }
 
@@ -106,7 +106,7 @@ moe::Status Admission::check(int64_t n_prompt, std::optional<Time> deadline, Tim
   }
   if (!deadline || wait <= 0) return {};
   const double first_token = wait + prompt_s(n_prompt);
-  const double left = seconds(*deadline - now);
+  const double left = in_seconds(*deadline - now);
   if (first_token <= left) return {};
   return moe::exhausted(fmt::format("deadline: expected at least {:.0f} ms, for which {} requests wait, got {:.0f} ms",
                                     first_token * 1e3, state_.n_waiting, left * 1e3));

@@ -31,8 +31,8 @@ uint64_t Scratch::total_bytes() const {
 
 InputLayout::InputLayout(int64_t n_tokens, int64_t n_logit_rows, int64_t n_page_entries) {
   const auto take = [this](int64_t n, uint64_t element_bytes) {
-    constexpr uint64_t kAlignment = 64;
-    return std::exchange(end, (end + static_cast<uint64_t>(n) * element_bytes + kAlignment - 1) / kAlignment * kAlignment);
+    constexpr uint64_t kLine = 64;
+    return std::exchange(end, (end + static_cast<uint64_t>(n) * element_bytes + kLine - 1) / kLine * kLine);
   };
   cache_rows = take(n_tokens, 8);
   ids = take(n_tokens, 4);

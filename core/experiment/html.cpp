@@ -7,7 +7,7 @@
 namespace patchbay {
 namespace {
 
-constexpr size_t kMaxBytes = size_t{16} << 20;
+constexpr size_t kMaxPartBytes = size_t{16} << 20;
 
 // Replaces the one "<!-- name -->" of a page.
 moe::Status put(std::string& page, const std::string& name, const std::string& text) {
@@ -34,10 +34,10 @@ std::string json_in_html(const nlohmann::json& doc) {
 }  // namespace
 
 moe::Result<std::string> report_of(const nlohmann::json& summary, const std::filesystem::path& folder) {
-  MOE_ASSIGN(std::string page, read_file(folder / "report.html", kMaxBytes));
-  MOE_ASSIGN(const std::string style, read_file(folder / "report.css", kMaxBytes));
-  MOE_ASSIGN(const std::string script, read_file(folder / "report.js", kMaxBytes));
-  MOE_ASSIGN(const std::string library, read_file(folder / "chart.min.js", kMaxBytes));
+  MOE_ASSIGN(std::string page, read_file(folder / "report.html", kMaxPartBytes));
+  MOE_ASSIGN(const std::string style, read_file(folder / "report.css", kMaxPartBytes));
+  MOE_ASSIGN(const std::string script, read_file(folder / "report.js", kMaxPartBytes));
+  MOE_ASSIGN(const std::string library, read_file(folder / "chart.min.js", kMaxPartBytes));
   // The data last: it may say anything.
   MOE_TRY(put(page, "style", "<style>\n" + style + "</style>"));
   MOE_TRY(put(page, "library", "<script>\n" + library + "\n</script>"));

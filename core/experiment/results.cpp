@@ -12,7 +12,7 @@
 namespace patchbay {
 namespace {
 
-constexpr size_t kMaxBytes = size_t{1} << 30;
+constexpr size_t kMaxResultsBytes = size_t{1} << 30;
 
 moe::Error could_not(const std::filesystem::path& file, const char* what) {
   return {MOE_UNAVAILABLE, fmt::format("{}: could not be {}: {}", file.string(), what, std::strerror(errno))};
@@ -33,7 +33,7 @@ moe::Result<ResultsFile> ResultsFile::open(std::filesystem::path file) {
   const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd < 0) return could_not(file, "opened");
   close(fd);
-  MOE_ASSIGN(const std::string text, read_file(file, kMaxBytes));
+  MOE_ASSIGN(const std::string text, read_file(file, kMaxResultsBytes));
   ResultsFile out(std::move(file));
   size_t begin = 0;
   for (int64_t n_line = 1;; ++n_line) {

@@ -64,7 +64,7 @@ void operation_agrees(const char* op, const CheckContext& context, Findings& fin
                              : fmt::format("{} cases, and {} with weights in other encodings", ran, encoded));
 }
 
-void rows_do_not_depend_on_each_other(const CheckContext& context, Findings& findings) {
+void backend_rows_do_not_depend_on_each_other(const CheckContext& context, Findings& findings) {
   OpenBackend open(context, findings);
   if (!open) return;
   if (!open.claims(MOE_CAP_BATCH_INVARIANT)) return findings.skip("MOE_CAP_BATCH_INVARIANT is not claimed");
@@ -194,13 +194,13 @@ const std::vector<Check>& backend_checks() {
       const char* op_id = op.id;
       all.push_back({rule, claim, [op_id](const CheckContext& c, Findings& f) { operation_agrees(op_id, c, f); }});
     }
-    all.insert(
-        all.end(),
-        {{"rows_do_not_depend_on_each_other", "a row is the same bits in any call", rows_do_not_depend_on_each_other},
-         {"threads_change_no_bit", "every operation gives the same bits on any number of threads",
-          threads_change_no_bit},
-         {"memory_is_zeroed_and_aligned", "memory is zero and aligned to 64 bytes", memory_is_zeroed_and_aligned},
-         {"refuses_by_name", "what it does not have is refused by name", refuses_by_name}});
+    all.insert(all.end(), {{"rows_do_not_depend_on_each_other", "a row is the same bits in any call",
+                            backend_rows_do_not_depend_on_each_other},
+                           {"threads_change_no_bit", "every operation gives the same bits on any number of threads",
+                            threads_change_no_bit},
+                           {"memory_is_zeroed_and_aligned", "memory is zero and aligned to 64 bytes",
+                            memory_is_zeroed_and_aligned},
+                           {"refuses_by_name", "what it does not have is refused by name", refuses_by_name}});
     append_general_checks(all);
     return all;
   }();

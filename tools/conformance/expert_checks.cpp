@@ -113,7 +113,7 @@ void ignores_what_does_not_count(const CheckContext& context, Findings& findings
   });
 }
 
-void rows_do_not_depend_on_each_other(const CheckContext& context, Findings& findings) {
+void expert_rows_do_not_depend_on_each_other(const CheckContext& context, Findings& findings) {
   auto kit = open_kit(context, findings);
   if (kit == nullptr) return;
   if ((kit->header().capabilities & MOE_CAP_BATCH_INVARIANT) == 0)
@@ -141,7 +141,8 @@ const std::vector<Check>& expert_checks() {
         {"adds_what_the_plan_weighs",
          "what it adds to the residual stream is linear in scale and in the plan's weights", adds_what_the_plan_weighs},
         {"ignores_what_does_not_count", "columns of the plan from count on are ignored", ignores_what_does_not_count},
-        {"rows_do_not_depend_on_each_other", "a token is the same bits in any batch", rows_do_not_depend_on_each_other},
+        {"rows_do_not_depend_on_each_other", "a token is the same bits in any batch",
+         expert_rows_do_not_depend_on_each_other},
     };
     append_general_checks(all);
     return all;

@@ -226,7 +226,7 @@ std::vector<int64_t> range(int64_t first, int64_t last) {
 
 constexpr int64_t kTokens = 24;
 
-void rows_do_not_depend_on_each_other(const CheckContext& context, Findings& findings) {
+void router_rows_do_not_depend_on_each_other(const CheckContext& context, Findings& findings) {
   auto kit = open_kit(context, findings);
   if (kit == nullptr) return;
   if ((kit->header().capabilities & MOE_CAP_BATCH_INVARIANT) == 0)
@@ -316,7 +316,7 @@ const std::vector<Check>& router_checks() {
         {"broken_inputs_harm_one_row", "a token with NaN or infinity harms no other, and its ids are legal",
          broken_inputs_harm_one_row},
         {"rows_do_not_depend_on_each_other", "a token's plan is the same bits in any batch",
-         rows_do_not_depend_on_each_other},
+         router_rows_do_not_depend_on_each_other},
         {"context_follows_its_sequence",
          "its context gives the same plan in chunks, beside others and after a preemption",
          context_follows_its_sequence},

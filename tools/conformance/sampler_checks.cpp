@@ -142,7 +142,7 @@ void broken_logits_surface_in_their_row(const CheckContext& context, Findings& f
   });
 }
 
-void rows_do_not_depend_on_each_other(const CheckContext& context, Findings& findings) {
+void sampler_rows_do_not_depend_on_each_other(const CheckContext& context, Findings& findings) {
   auto kit = open_kit(context, findings);
   if (kit == nullptr) return;
   if ((kit->header().capabilities & MOE_CAP_BATCH_INVARIANT) == 0)
@@ -258,7 +258,8 @@ const std::vector<Check>& sampler_checks() {
          decides_by_its_capability},
         {"broken_logits_surface_in_their_row", "NaN and infinity fail their own row, and only that",
          broken_logits_surface_in_their_row},
-        {"rows_do_not_depend_on_each_other", "a row is the same bits in any company", rows_do_not_depend_on_each_other},
+        {"rows_do_not_depend_on_each_other", "a row is the same bits in any company",
+         sampler_rows_do_not_depend_on_each_other},
         {"a_copy_goes_on_alike", "a copy of a request's state does what the original does", a_copy_goes_on_alike},
         {"draws_from_the_distribution", "100,000 draws are those of the logits' softmax, or always the likeliest",
          draws_from_the_distribution},

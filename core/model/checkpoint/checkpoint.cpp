@@ -34,8 +34,8 @@ uint64_t usable_memory_bytes() {
   return bytes;
 }
 
-// A reader of one kind of file: known by its first bytes, or by the end of its name where those say nothing.
-struct Reader {
+// One kind of file, and what opens it: known by its first bytes, or by the end of its name where those say nothing.
+struct FileKind {
   std::string_view ending;
   bool (*recognises)(std::span<const std::byte> start);
   Opened (*open)(const std::filesystem::path& path);
@@ -54,7 +54,7 @@ Opened open_any_gguf(const std::filesystem::path& path) {
 }
 bool looks_like_json(std::span<const std::byte> start) { return begins_with(start, "{"); }
 
-constexpr Reader kReaders[] = {
+constexpr FileKind kFileKinds[] = {
     {".safetensors", looks_like_safetensors, open_safetensors_file},
     {".index.json", looks_like_json, open_safetensors_index},
     {".gguf", looks_like_gguf, open_any_gguf},
@@ -65,11 +65,11 @@ Opened open_file(const std::filesystem::path& path) {
   if (!file.ok()) return file.error();
   const auto start = file->bytes().first(std::min<size_t>(file->bytes().size(), 16));
   const std::string name = path.filename().string();
-  for (const Reader& reader : kReaders) {
-    if (reader.recognises(start)) return reader.open(path);
+  for (const FileKind& kind : kFileKinds) {
+    if (kind.recognises(start)) return kind.open(path);
   }
-  for (const Reader& reader : kReaders) {
-    if (name.ends_with(reader.ending)) return reader.open(path);
+  for (const FileKind& kind : kFileKinds) {
+    if (name.ends_with(kind.ending)) return kind.open(path);
   }
   return moe::invalid(fmt::format("{}: expected a safetensors or GGUF file, got something else", path.string()));
 }

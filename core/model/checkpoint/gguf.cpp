@@ -11,7 +11,6 @@
 namespace patchbay {
 namespace {
 
-constexpr size_t kMaxDims = 4;
 constexpr uint64_t kDefaultAlignment = 32;
 
 // Bytes of a value of that type, or of the least that one takes (a string's length); 0 for what is no type.
@@ -20,9 +19,9 @@ size_t least_bytes(uint32_t type) {
   return type < std::size(kBytes) ? kBytes[type] : 0;
 }
 
-class Reader {
+class GgufReader {
  public:
-  Reader(std::span<const std::byte> file, TensorTable* table)
+  GgufReader(std::span<const std::byte> file, TensorTable* table)
       : file_(file), table_(table), first_(table->tensors().size()) {}
 
   moe::Result<GgufMetadata> read() {
@@ -167,9 +166,9 @@ class Reader {
     if (name.empty()) return moe::invalid(fmt::format("tensor {}: expected a name, got an empty one", i));
     const std::string what = fmt::format("tensor {}", quoted_name(name));
     MOE_TRY(read(what, &n_dims));
-    if (n_dims > kMaxDims)
-      return moe::invalid(fmt::format("{}: expected at most {} dimensions, got {}", what, kMaxDims, n_dims));
-    std::array<uint64_t, kMaxDims> dims{};
+    if (n_dims > kMaxGgufDims)
+      return moe::invalid(fmt::format("{}: expected at most {} dimensions, got {}", what, kMaxGgufDims, n_dims));
+    std::array<uint64_t, kMaxGgufDims> dims{};
     for (uint32_t d = 0; d < n_dims; ++d) MOE_TRY(read(what, &dims[d]));
     MOE_TRY(read(what, &type_id));
     MOE_TRY(read(what, &offset));
@@ -257,7 +256,7 @@ class Reader {
 }  // namespace
 
 moe::Result<GgufMetadata> read_gguf(std::span<const std::byte> file, TensorTable* table) {
-  return Reader(file, table).read();
+  return GgufReader(file, table).read();
 }
 
 const GgufValue* GgufFile::find_metadata(std::string_view key) const {

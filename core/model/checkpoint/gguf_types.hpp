@@ -1,10 +1,13 @@
 // The tensor types of GGUF: numbers of the format and the encodings that they stand for.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
 namespace patchbay {
+
+inline constexpr size_t kMaxGgufDims = 4;  // of a tensor, in the format
 
 struct GgufTensorType {
   uint32_t id;

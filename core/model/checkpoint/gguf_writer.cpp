@@ -60,15 +60,14 @@ moe::Error wrong(const TensorDeclaration& tensor, std::string_view rule) {
 }
 
 moe::Result<uint64_t> checked_bytes(const TensorDeclaration& tensor) {
-  constexpr size_t kMaxDims = 4;
   const GgufTensorType* type = find_gguf_encoding(tensor.encoding);
   if (type == nullptr)
     return wrong(tensor, fmt::format("expected an encoding of the format, got \"{}\"", tensor.encoding));
   if (tensor.name.empty() || !is_utf8(tensor.name)) return wrong(tensor, "expected a name in UTF-8, got none");
   const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
-  if (tensor.shape.size() > kMaxDims || row % type->block_elements != 0) {
+  if (tensor.shape.size() > kMaxGgufDims || row % type->block_elements != 0) {
     return wrong(tensor, fmt::format("shape: expected at most {} dimensions and rows of a multiple of {}, got {}",
-                                     kMaxDims, type->block_elements, shape_text(tensor.shape)));
+                                     kMaxGgufDims, type->block_elements, shape_text(tensor.shape)));
   }
   uint64_t elements = 1;
   uint64_t bytes = 0;

@@ -199,7 +199,7 @@ Result<Value> length_filter(Interpreter&, const Value& input, Args&) {
   return moe::invalid(fmt::format("object of type '{}' has no len()", input.type_name()));
 }
 
-constexpr Named<FilterFn> kFilters[] = {
+constexpr Named<FilterFn> kValueFilters[] = {
     {"abs", abs_filter},         {"attr", attr_filter},     {"count", length_filter},  {"d", default_filter},
     {"default", default_filter}, {"float", float_filter},   {"int", int_filter},       {"length", length_filter},
     {"round", round_filter},     {"string", string_filter}, {"tojson", tojson_filter},
@@ -207,6 +207,6 @@ constexpr Named<FilterFn> kFilters[] = {
 
 }  // namespace
 
-FilterFn find_value_filter(std::string_view name) { return find_named(kFilters, name); }
+FilterFn find_value_filter(std::string_view name) { return find_named(kValueFilters, name); }
 
 }  // namespace patchbay::jinja

@@ -413,7 +413,7 @@ Result<Value> slice_filter(Interpreter& in, const Value& input, Args& args) {
   return in.list(std::move(out), Flavor::kGenerator);
 }
 
-constexpr Named<FilterFn> kFilters[] = {
+constexpr Named<FilterFn> kSequenceFilters[] = {
     {"batch", batch_filter},
     {"dictsort", dictsort_filter},
     {"first", first_filter},
@@ -438,6 +438,6 @@ constexpr Named<FilterFn> kFilters[] = {
 
 }  // namespace
 
-FilterFn find_sequence_filter(std::string_view name) { return find_named(kFilters, name); }
+FilterFn find_sequence_filter(std::string_view name) { return find_named(kSequenceFilters, name); }
 
 }  // namespace patchbay::jinja

@@ -171,7 +171,7 @@ Result<Value> urlencode_filter(Interpreter& in, const Value& input, Args&) {
   return in.text(std::move(out));
 }
 
-constexpr Named<FilterFn> kFilters[] = {
+constexpr Named<FilterFn> kTextFilters[] = {
     {"capitalize", mapped<capitalize>},
     {"center", center_filter},
     {"e", escape_filter},
@@ -192,6 +192,6 @@ constexpr Named<FilterFn> kFilters[] = {
 
 }  // namespace
 
-FilterFn find_text_filter(std::string_view name) { return find_named(kFilters, name); }
+FilterFn find_text_filter(std::string_view name) { return find_named(kTextFilters, name); }
 
 }  // namespace patchbay::jinja
