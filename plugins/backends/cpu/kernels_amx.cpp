@@ -265,7 +265,7 @@ MOE_AMX_TARGET void multiply_many(const ProductArgs& a) {
 
 template <typename W, Format kFormat>
 void multiply_int(const ProductArgs& a) {
-  const ProductFn few_rows = N_AVX3::vnni_product(kFormat);
+  const ProductFn few_rows = N_AVX3::few_rows_product(kFormat);
   const int64_t left = a.m % kTileRows <= kFewRows ? a.m % kTileRows : 0;
   if (a.m - left > 0) {
     ProductArgs many = a;

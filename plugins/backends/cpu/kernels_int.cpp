@@ -24,7 +24,7 @@ inline constexpr int kHalf = kAccumulators / 2;
 struct Int8 {
   static constexpr int kShift = 7;  // kOffset as a power of two
   static constexpr int64_t kGroupLines = 8;
-  static constexpr int64_t kAhead = 256;  // one busy core from memory: 19 GB/s; with 1024 it is 14, with 4096 12
+  static constexpr int64_t kAhead = 256;  // one busy core of Zen 4: 19 GB/s; with 1024 it is 14, with 4096 12
   static HWY_INLINE VU bytes(const char* group, int64_t step_bytes, int j, int v) {
     return hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * step_bytes) + v * kLanes);
   }
@@ -200,8 +200,9 @@ struct IntF32Rows {
 };
 
 #if HWY_TARGET == HWY_AVX3
-// As multiply_i8, with the processor's dot product of bytes.
-template <typename W, int kT, int kR>
+// As multiply_i8, with the processor's dot product of bytes. Weights that are read once are asked for kAhead bytes
+// before their use; kScales: their scales too.
+template <typename W, int64_t kAhead, bool kScales, int kT, int kR>
 __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const char* w, int64_t panel_bytes,
                                                                          int64_t step_bytes, const void* const* rows,
                                                                          int64_t k0, int64_t k1, bool first, float* c) {
@@ -232,7 +233,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
 #pragma GCC unroll 16
         for (int r = 0; r < kR; ++r) {
           if (kT <= 2 && j < W::kGroupLines) {
-            _mm_prefetch(group + r * panel_bytes + j * step_bytes + W::kAhead, _MM_HINT_T0);
+            _mm_prefetch(group + r * panel_bytes + j * step_bytes + kAhead, _MM_HINT_T0);
           }
           bytes[r] = W::bytes(group + r * panel_bytes, step_bytes, j, 0).raw;
         }
@@ -245,6 +246,9 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kR; ++r) {
+        if (kT <= 2 && kScales && g == 0) {
+          _mm_prefetch(block + 2 * W::kGroupLines * step_bytes + r * panel_bytes + kAhead, _MM_HINT_T0);
+        }
         const __m512 scale = scales_of<W>(block + r * panel_bytes, step_bytes, g, 0).raw;
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
@@ -260,16 +264,18 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
     for (int r = 0; r < kR; ++r) _mm512_store_ps(c + t * kBlock + r * kPanel, acc[t][r]);
   }
 }
-template <typename W>
+template <typename W, int64_t kAhead, bool kScales>
 struct VnniRows {
   template <int kT, int kR>
   struct Tile {
-    static constexpr TileFn kFn = multiply_vnni<W, kT, kR>;
+    static constexpr TileFn kFn = multiply_vnni<W, kAhead, kScales, kT, kR>;
   };
 };
-ProductFn vnni_product(Format format) {
-  return format == Format::kI8 ? Tiles<VnniRows<Int8>::template Tile, kHalf>::product
-                               : Tiles<VnniRows<Int4>::template Tile, kHalf>::product;
+// Experts of the OLMoE shape in int8, two cores of an Intel server: 20.9 GB/s with 256 bytes and no scales, 24.6 with
+// this, 23.4 with 2048.
+ProductFn few_rows_product(Format format) {
+  return format == Format::kI8 ? Tiles<VnniRows<Int8, 4096, true>::template Tile, kHalf>::product
+                               : Tiles<VnniRows<Int4, 4096, true>::template Tile, kHalf>::product;
 }
 #endif
 
@@ -278,7 +284,9 @@ void fill(ProductFn (&product)[kRowTypes], const Features& features) {
   product[static_cast<int>(RowType::kF32)] = Tiles<IntF32Rows<W>::template Tile, kHalf>::product;
   product[static_cast<int>(RowType::kI8)] = Tiles<I8Rows<W>::template Tile, kHalf>::product;
 #if HWY_TARGET == HWY_AVX3
-  if (features.int8_dot) product[static_cast<int>(RowType::kI8)] = Tiles<VnniRows<W>::template Tile, kHalf>::product;
+  if (features.int8_dot) {
+    product[static_cast<int>(RowType::kI8)] = Tiles<VnniRows<W, W::kAhead, false>::template Tile, kHalf>::product;
+  }
 #else
   (void)features;
 #endif

@@ -25,8 +25,8 @@ struct Features {
 MOE_CPU_DECLARE(N_AVX3)
 namespace moe::cpu {
 namespace N_AVX3 {
-// int8 or int4 panels with integer rows, by the processor's dot product of bytes.
-ProductFn vnni_product(Format format);
+// int8 or int4 panels with few integer rows, on processors with AMX.
+ProductFn few_rows_product(Format format);
 }  // namespace N_AVX3
 // Whether this machine has AMX and the system lets the process use it, for which this asks.
 bool allow_amx();

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,30 +19,55 @@
 
 namespace moe::cpu {
 
-Memory::Memory(uint64_t n_bytes) {
-  if (n_bytes == 0) return;
-  void* p = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) return;
+namespace {
+constexpr uint64_t kLargePage = uint64_t{2} << 20;
+constexpr uint64_t kChunk = uint64_t{64} << 20;
+constexpr uint64_t kPage = 4096;
+uint64_t round_up(uint64_t n, uint64_t unit) { return (n + unit - 1) / unit * unit; }
+}  // namespace
+
+struct Memory::Chunk {
+  // Null data if there is not as much.
+  explicit Chunk(uint64_t wanted) : n_bytes(round_up(wanted, kLargePage)), mapped(n_bytes + kLargePage) {
+    void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return;
+    base = p;
+    data = reinterpret_cast<char*>(round_up(reinterpret_cast<uintptr_t>(p), kLargePage));
 #ifdef MADV_HUGEPAGE
-  madvise(p, n_bytes, MADV_HUGEPAGE);  // fewer misses of the TLB when weights stream; a refusal does no harm
+    madvise(data, n_bytes, MADV_HUGEPAGE);  // fewer misses of the TLB when weights stream; a refusal does no harm
 #endif
-  data_ = static_cast<char*>(p);
-  n_bytes_ = n_bytes;
+  }
+  ~Chunk() {
+    if (base != nullptr) munmap(base, mapped);
+  }
+  Chunk(const Chunk&) = delete;
+  Chunk& operator=(const Chunk&) = delete;
+
+  uint64_t n_bytes;
+  uint64_t mapped;
+  void* base = nullptr;
+  char* data = nullptr;
+  uint64_t used = 0;
+};
+
+Memory::Memory(uint64_t n_bytes) {
+  static std::mutex mutex;
+  static std::weak_ptr<Chunk> open;  // the chunk that may have room
+  if (n_bytes == 0) return;
+  n_bytes = round_up(n_bytes, kPage);
+  const std::lock_guard lock(mutex);
+  const std::shared_ptr<Chunk> opened = open.lock();
+  const uint64_t room = opened == nullptr ? 0 : opened->n_bytes - opened->used;
+  chunk_ = n_bytes <= room ? opened : std::make_shared<Chunk>(std::max(n_bytes, kChunk));
+  if (chunk_->data == nullptr) return;
+  data_ = chunk_->data + chunk_->used;
+  chunk_->used += n_bytes;
+  if (chunk_->n_bytes - chunk_->used > room) open = chunk_;
 }
 Memory Memory::borrowed(const void* data) {
   Memory memory;
   memory.data_ = static_cast<char*>(const_cast<void*>(data));
   return memory;
-}
-Memory::~Memory() {
-  if (n_bytes_ != 0) munmap(data_, n_bytes_);
-}
-Memory::Memory(Memory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), n_bytes_(std::exchange(other.n_bytes_, 0)) {}
-Memory& Memory::operator=(Memory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(n_bytes_, other.n_bytes_);
-  return *this;
 }
 
 namespace {
