@@ -10,8 +10,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-moe::Result<std::string> run(const std::string& source, const TemplateBudget& budget = {},
-                             const ordered_json& context = ordered_json::object()) {
+moe::Result<std::string> run_within(const std::string& source, const TemplateBudget& budget = {},
+                                    const ordered_json& context = ordered_json::object()) {
   const auto parsed = Template::parse(source);
   if (!parsed.ok()) return parsed.error();
   return parsed->render(context, budget);
@@ -26,7 +26,7 @@ std::string repeat(const std::string& text, size_t n) {
 class Hostile : public testing::TestWithParam<std::string> {};
 
 TEST_P(Hostile, template_runs_into_a_budget) {
-  const auto text = run(GetParam());
+  const auto text = run_within(GetParam());
   ASSERT_FALSE(text.ok()) << GetParam().substr(0, 100);
   EXPECT_EQ(text.error().code, MOE_RESOURCE_EXHAUSTED) << text.error().message;
   EXPECT_EQ(text.error().message.substr(0, 5), "line ") << text.error().message;
@@ -80,52 +80,53 @@ TEST(TemplateBudget, bounds_nesting_of_the_source) {
       "{% filter e" + repeat("|e", 100000) + " %}{% endfilter %}",
   };
   for (const std::string& source : sources) {
-    const auto text = run(source);
+    const auto text = run_within(source);
     ASSERT_FALSE(text.ok()) << source.substr(0, 40);
     EXPECT_EQ(text.error().message.substr(0, 8), "line 1: ") << text.error().message;
   }
 }
 
 TEST(TemplateBudget, lets_long_flat_templates_pass) {
-  EXPECT_EQ(*run(repeat("{% if 0 %}a{% elif 1 %}b{% endif %}", 5000)), repeat("b", 5000));
-  EXPECT_EQ(run("{{ [" + repeat("1,", 50000) + "]|length }}").value(), "50000");
-  EXPECT_EQ(*run("{{ 'a'" + repeat(" ~ 'a'", 5000) + " }}"), repeat("a", 5001));
+  EXPECT_EQ(*run_within(repeat("{% if 0 %}a{% elif 1 %}b{% endif %}", 5000)), repeat("b", 5000));
+  EXPECT_EQ(run_within("{{ [" + repeat("1,", 50000) + "]|length }}").value(), "50000");
+  EXPECT_EQ(*run_within("{{ 'a'" + repeat(" ~ 'a'", 5000) + " }}"), repeat("a", 5001));
 }
 
 TEST(TemplateBudget, refuses_sources_of_more_than_a_mebibyte) {
-  EXPECT_TRUE(run(std::string(1 << 20, 'a')).ok());
-  EXPECT_EQ(run(std::string((1 << 20) + 1, 'a')).error().code, MOE_RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(run_within(std::string(1 << 20, 'a')).ok());
+  EXPECT_EQ(run_within(std::string((1 << 20) + 1, 'a')).error().code, MOE_RESOURCE_EXHAUSTED);
 }
 
 TEST(TemplateBudget, counts_steps_and_output_and_depth_as_told) {
   const std::string loop = "{% for i in range(10) %}xxxxxxxxxx{% endfor %}";
   TemplateBudget budget;
   budget.max_output_bytes = 100;
-  EXPECT_EQ(run(loop, budget)->size(), 100u);
+  EXPECT_EQ(run_within(loop, budget)->size(), 100u);
   budget.max_output_bytes = 99;
-  EXPECT_EQ(run(loop, budget).error().code, MOE_RESOURCE_EXHAUSTED);
+  EXPECT_EQ(run_within(loop, budget).error().code, MOE_RESOURCE_EXHAUSTED);
   budget = {};
   budget.max_steps = 20;
-  EXPECT_EQ(run(loop, budget).error().code, MOE_RESOURCE_EXHAUSTED);
+  EXPECT_EQ(run_within(loop, budget).error().code, MOE_RESOURCE_EXHAUSTED);
   budget = {};
   budget.max_depth = 5;
-  EXPECT_TRUE(run("{{ 1 + (1 + 1) }}", budget).ok());
-  EXPECT_EQ(run("{{ 1 + (1 + (1 + (1 + 1))) }}", budget).error().code, MOE_RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(run_within("{{ 1 + (1 + 1) }}", budget).ok());
+  EXPECT_EQ(run_within("{{ 1 + (1 + (1 + (1 + 1))) }}", budget).error().code, MOE_RESOURCE_EXHAUSTED);
 }
 
 TEST(TemplateBudget, counts_what_is_captured_as_output) {
   TemplateBudget budget;
   budget.max_output_bytes = 100;
-  EXPECT_FALSE(run("{% set x %}{{ 'a' * 101 }}{% endset %}", budget).ok());
-  EXPECT_TRUE(run("{% for i in range(5) %}{% set x %}{{ 'a' * 90 }}{% endset %}{% endfor %}", budget).ok());
+  EXPECT_FALSE(run_within("{% set x %}{{ 'a' * 101 }}{% endset %}", budget).ok());
+  EXPECT_TRUE(run_within("{% for i in range(5) %}{% set x %}{{ 'a' * 90 }}{% endset %}{% endfor %}", budget).ok());
 }
 
 TEST(TemplateBudget, frees_what_is_no_longer_used) {
   TemplateBudget budget;
   budget.max_memory_bytes = 1 << 16;
-  EXPECT_TRUE(run("{% for i in range(100) %}{% set s = 'a' * 10000 %}{% endfor %}", budget).ok());
+  EXPECT_TRUE(run_within("{% for i in range(100) %}{% set s = 'a' * 10000 %}{% endfor %}", budget).ok());
   EXPECT_FALSE(
-      run("{% set n = namespace(l=[]) %}{% for i in range(100) %}{% set n.l = n.l + ['a' * 10000] %}{% endfor %}",
+      run_within(
+          "{% set n = namespace(l=[]) %}{% for i in range(100) %}{% set n.l = n.l + ['a' * 10000] %}{% endfor %}",
           budget)
           .ok());
 }
@@ -140,7 +141,7 @@ TEST(TemplateBudget, survives_cycles_and_long_chains_of_what_can_hold_itself) {
       "{% for i in [1] %}{{ loop.changed(loop) }}{{ loop.changed([loop]) }}{% set l = loop %}{% endfor %}",
       "{% macro m() %}{{ m }}{% endmacro %}{% set c = cycler(m, m) %}{% set j = joiner(c) %}{% set k = [c, j] %}"};
   for (const char* source : sources) {
-    const auto text = run(source);
+    const auto text = run_within(source);
     EXPECT_TRUE(text.ok()) << text.error().message;
   }
 }
@@ -148,15 +149,16 @@ TEST(TemplateBudget, survives_cycles_and_long_chains_of_what_can_hold_itself) {
 TEST(TemplateBudget, bounds_nesting_of_the_context) {
   ordered_json deep;
   for (int i = 0; i < 500; ++i) deep = ordered_json::array({std::move(deep)});
-  EXPECT_EQ(run("{{ x }}", {}, {{"x", deep}}).error().code, MOE_RESOURCE_EXHAUSTED);
+  EXPECT_EQ(run_within("{{ x }}", {}, {{"x", deep}}).error().code, MOE_RESOURCE_EXHAUSTED);
 }
 
 TEST(TemplateBudget, lets_a_conversation_of_four_megabytes_pass) {
   ordered_json messages = ordered_json::array();
   for (int i = 0; i < 4000; ++i)
     messages.push_back({{"role", i % 2 == 0 ? "user" : "assistant"}, {"content", std::string(1000, 'a')}});
-  const auto text = run("{% for m in messages %}{{ '<' + m.role + '>' + m['content'] | trim + '\n' }}{% endfor %}", {},
-                        {{"messages", messages}});
+  const auto text =
+      run_within("{% for m in messages %}{{ '<' + m.role + '>' + m['content'] | trim + '\n' }}{% endfor %}", {},
+                 {{"messages", messages}});
   ASSERT_TRUE(text.ok()) << text.error().message;
   EXPECT_GT(text->size(), 4'000'000u);
 }
