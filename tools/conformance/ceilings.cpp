@@ -17,7 +17,6 @@ bool g_processor_time = false;
 
 namespace {
 
-constexpr size_t kBytes = size_t{256} << 20;
 thread_local volatile float g_sink;
 
 float sum_portable(const float* p, size_t n) {
@@ -93,17 +92,17 @@ double seconds_of(const moe_host& host, int32_t n_threads, F& f) {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-Probe::Probe(const moe_host& host) : host_(host), memory_(nullptr) {
-  void* p = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+Probe::Probe(const moe_host& host, size_t n_bytes) : host_(host), memory_(nullptr), n_bytes_(n_bytes) {
+  void* p = mmap(nullptr, n_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) std::abort();
-  madvise(p, kBytes, MADV_HUGEPAGE);
-  std::memset(p, 1, kBytes);
+  madvise(p, n_bytes_, MADV_HUGEPAGE);
+  std::memset(p, 1, n_bytes_);
   memory_ = static_cast<float*>(p);
 }
-Probe::~Probe() { munmap(memory_, kBytes); }
+Probe::~Probe() { munmap(memory_, n_bytes_); }
 
 double Probe::read_gbps(int32_t n_threads) const {
-  const size_t n = kBytes / 4 / static_cast<size_t>(n_threads) / 64 * 64;
+  const size_t n = n_bytes_ / 4 / static_cast<size_t>(n_threads) / 64 * 64;
   auto task = [&](int64_t t) { g_sink = sum(memory_ + static_cast<size_t>(t) * n, n); };
   return static_cast<double>(n) * 4 * n_threads / seconds_of(host_, n_threads, task) * 1e-9;
 }

@@ -7,20 +7,18 @@
 
 namespace patchbay {
 
-double measure_read_bandwidth(Host& host, double seconds) {
-  const bench::Probe probe(*host.abi());
+double measure_weights_bandwidth(Host& host, Model& model, double seconds) {
+  const auto devices = model.devices();
+  if (!std::all_of(devices.begin(), devices.end(), [](const Device* d) { return d->host_visible(); })) return 0;
+  constexpr size_t kMostBytes = size_t{1} << 30;
+  const bench::Probe probe(*host.abi(),
+                           std::clamp<size_t>(model.bytes().weights, bench::Probe::kLeastBytes, kMostBytes));
   double best = 0;
   const double end = bench::now() + seconds;
   do {
     best = std::max(best, probe.read_gbps(host.pool().n_threads()) * 1e9);
   } while (bench::now() < end);
   return best;
-}
-
-double measure_weights_bandwidth(Host& host, Model& model, double seconds) {
-  const auto devices = model.devices();
-  const bool all_here = std::all_of(devices.begin(), devices.end(), [](const Device* d) { return d->host_visible(); });
-  return all_here ? measure_read_bandwidth(host, seconds) : 0.0;
 }
 
 }  // namespace patchbay

@@ -6,11 +6,9 @@
 
 namespace patchbay {
 
-// Read bandwidth in bytes a second with the host's compute threads: the best of several passes over a buffer larger than the caches. Takes
-// about `seconds`.
-double measure_read_bandwidth(Host& host, double seconds);
-
-// The same for a model's weights: 0, and no time, where they lie in the memory of a device that the host does not see.
+// Read bandwidth in bytes a second with the host's compute threads, for a model's weights: the best of several passes over as many bytes as
+// they have (256 MiB to 1 GiB; a server's last cache holds hundreds of MiB). Takes about `seconds`. 0, and no time, where the weights lie in
+// the memory of a device that the host does not see.
 double measure_weights_bandwidth(Host& host, Model& model, double seconds);
 
 }  // namespace patchbay
