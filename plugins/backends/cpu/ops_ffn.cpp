@@ -35,8 +35,8 @@ RowType input_type(const Kernels& kernels, const moe_ffn_args& args) {
 }
 
 // Whether an expert's rows are copied together first: where there are so many that its products are the faster for it.
-bool gathers(const Kernels& kernels, const moe_ffn_args& args) {
-  return kernels.even_rows && given(args.ids) && n_pairs_of(args) >= 16 * args.n_experts;
+bool gathers(const Kernels& kernels, const moe_ffn_args& args, RowType type) {
+  return kernels.even_rows && type != RowType::kF32 && given(args.ids) && n_pairs_of(args) >= 16 * args.n_experts;
 }
 
 Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args) {
@@ -51,7 +51,7 @@ Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args)
   s.pairs = arena.take<int32_t>(n_pairs);
   s.active = arena.take<int32_t>(args.n_experts);
   s.x = in_place ? nullptr : arena.take<char>((on_input ? n_pairs : n) * row_bytes(type, args.gate->n_in));
-  s.gathered = gathers(kernels, args) ? arena.take<char>(n_pairs * row_bytes(type, args.gate->n_in)) : nullptr;
+  s.gathered = gathers(kernels, args, type) ? arena.take<char>(n_pairs * row_bytes(type, args.gate->n_in)) : nullptr;
   s.hidden = arena.take<char>(n_pairs * row_bytes(down_type, args.width));
   s.sums = arena.take<float>(n_threads() * n_pairs * down_columns(n_pairs));
   return s;
@@ -117,7 +117,6 @@ class Ffn {
   void round_input() {
     if (s_.x == nullptr) {
       x_ = {x_type_, static_cast<const char*>(a_.x.data), a_.x.strides[0] * 4, 0};
-      gather_input();
       return;
     }
     x_ = {x_type_, s_.x, row_bytes(x_type_, d_model_), 0};
