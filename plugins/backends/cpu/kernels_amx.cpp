@@ -263,21 +263,19 @@ MOE_AMX_TARGET void multiply_many(const ProductArgs& a) {
   }
 }
 
+// What a product does for rows [first, first + n) of x.
+ProductArgs rows_of(ProductArgs a, int64_t first, int64_t n) {
+  a.x += first;
+  a.c += first * kBlock;
+  a.m = n;
+  return a;
+}
+
 template <typename W, Format kFormat>
 void multiply_int(const ProductArgs& a) {
-  const ProductFn few_rows = N_AVX3::few_rows_product(kFormat);
   const int64_t left = a.m % kTileRows <= kFewRows ? a.m % kTileRows : 0;
-  if (a.m - left > 0) {
-    ProductArgs many = a;
-    many.m = a.m - left;
-    multiply_many<W>(many);
-  }
-  if (left == 0) return;
-  ProductArgs few = a;
-  few.x += a.m - left;
-  few.c += (a.m - left) * kBlock;
-  few.m = left;
-  few_rows(few);
+  if (a.m > left) multiply_many<W>(rows_of(a, 0, a.m - left));
+  if (left > 0) N_AVX3::few_rows_product(kFormat)(rows_of(a, a.m - left, left));
 }
 
 // ---- bf16
@@ -426,23 +424,10 @@ MOE_AMX_TARGET void multiply_bf16_many(const ProductArgs& a) {
 }
 
 void multiply_bf16(const ProductArgs& a) {
-  const int64_t left = a.m % kTileRows;
-  const int64_t whole = a.m - left;
-  if (whole > 0) {
-    ProductArgs many = a;
-    many.m = whole;
-    if (whole == kTileRows) {
-      multiply_bf16_once(many);
-    } else {
-      multiply_bf16_many(many);
-    }
-  }
-  if (left == 0) return;
-  ProductArgs few = a;
-  few.x += whole;
-  few.c += whole * kBlock;
-  few.m = left;
-  multiply_bf16_once(few);
+  const int64_t whole = a.m / kTileRows * kTileRows;
+  if (whole == kTileRows) multiply_bf16_once(rows_of(a, 0, whole));
+  if (whole > kTileRows) multiply_bf16_many(rows_of(a, 0, whole));
+  if (a.m > whole) multiply_bf16_once(rows_of(a, whole, a.m - whole));
 }
 
 bool has_amx() {
