@@ -32,7 +32,7 @@ __device__ void norm_kept(const NormParams& p, const float* x, float* out, int t
   float squares = 0.0F;
 #pragma unroll
   for (int e = 0; e < kKept; ++e) {
-    if (t + e * threads < dim) squares += (v[e] - mean) * (v[e] - mean);
+    if (t + e * threads < dim) squares = fmaf(v[e] - mean, v[e] - mean, squares);
   }
   const float inverse = 1.0F / sqrtf(sum(squares) / static_cast<float>(dim) + p.eps);
 #pragma unroll
@@ -60,7 +60,7 @@ __device__ void norm_row(const NormParams& p, int64_t i, int64_t h, int t, int t
     mean = sum(part) / static_cast<float>(p.dim);
   }
   float squares = 0.0F;
-  for (int64_t c = t; c < p.dim; c += threads) squares += (x[c] - mean) * (x[c] - mean);
+  for (int64_t c = t; c < p.dim; c += threads) squares = fmaf(x[c] - mean, x[c] - mean, squares);
   const float inverse = 1.0F / sqrtf(sum(squares) / static_cast<float>(p.dim) + p.eps);
   for (int64_t c = t; c < p.dim; c += threads) {
     float y = (x[c] - mean) * inverse;
@@ -93,10 +93,9 @@ __device__ void rope(const RopeParams& p, int64_t i, const float2* turns) {
     const int64_t second = p.interleaved ? first + 1 : first + p.half;
     const float* x = p.x.data + i * p.x.stride + h * p.x.head_stride;
     float* out = p.out.data + i * p.out.stride + h * p.out.head_stride;
-    const float a = x[first];
-    const float b = x[second];
-    out[first] = a * turns[pair].x - b * turns[pair].y;
-    out[second] = a * turns[pair].y + b * turns[pair].x;
+    const float2 both = turned(x[first], x[second], turns[pair]);
+    out[first] = both.x;
+    out[second] = both.y;
   }
 }
 
@@ -122,13 +121,9 @@ __global__ void __launch_bounds__(kThreads) chain_kernel(const __grid_constant__
   for (int s = 0; s < p.n_steps; ++s) {
     if (!mine(p.steps[s]) || p.steps[s].kind != ChainStep::kRope) continue;
     const RopeParams& r = p.steps[s].rope;
-    const double position = r.positions[i * r.positions_stride];
-    for (int64_t pair = threadIdx.x; pair < r.half; pair += kThreads) {
-      double sine;
-      double cosine;
-      sincos(position * r.inv_freq[pair], &sine, &cosine);
-      turns[pairs + pair] = {static_cast<float>(r.scale * cosine), static_cast<float>(r.scale * sine)};
-    }
+    const int32_t position = r.positions[i * r.positions_stride];
+    for (int64_t pair = threadIdx.x; pair < r.half; pair += kThreads)
+      turns[pairs + pair] = turn_of(position, r.inv_freq[pair], r.scale);
     pairs += r.half;
   }
   if (p.pdl) begin_early();

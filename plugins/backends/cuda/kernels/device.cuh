@@ -51,6 +51,18 @@ __device__ inline float from_bf16_bits(uint16_t v) { return __uint_as_float(stat
 __device__ inline uint16_t to_f16_bits(float v) { return __half_as_ushort(__float2half_rn(v)); }
 __device__ inline float from_f16_bits(uint16_t v) { return __half2float(__ushort_as_half(v)); }
 
+// A pair of a rotary embedding. Angles in double: in f32 a position of 10^6 would be off by 0.1. What is rounded when
+// is said, so that every kernel that turns comes to the same bits.
+__device__ inline float2 turn_of(int32_t position, float inv_freq, float scale) {
+  double sine;
+  double cosine;
+  sincos(__dmul_rn(position, inv_freq), &sine, &cosine);
+  return {static_cast<float>(__dmul_rn(scale, cosine)), static_cast<float>(__dmul_rn(scale, sine))};
+}
+__device__ inline float2 turned(float a, float b, float2 turn) {
+  return {fmaf(a, turn.x, -__fmul_rn(b, turn.y)), fmaf(a, turn.y, __fmul_rn(b, turn.x))};
+}
+
 // Element k of row `row` (counted over all groups) of a weight, as f32.
 __device__ inline float weight_element(const WeightView& w, int64_t row, int64_t k) {
   const int64_t at = row * w.row + k;

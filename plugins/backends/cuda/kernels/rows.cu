@@ -50,13 +50,13 @@ __global__ void norm_kernel(const __grid_constant__ NormParams p) {
       x[c] = v;
     }
     sum += v;
-    squares += v * v;
+    squares = fmaf(v, v, squares);
   }
   float mean = 0.0F;
   if (p.layer) {
     mean = block_sum(sum, shared) / static_cast<float>(p.dim);
     squares = 0.0F;
-    for (int64_t c = threadIdx.x; c < p.dim; c += threads) squares += (x[c] - mean) * (x[c] - mean);
+    for (int64_t c = threadIdx.x; c < p.dim; c += threads) squares = fmaf(x[c] - mean, x[c] - mean, squares);
   }
   const float inverse = 1.0F / sqrtf(block_sum(squares, shared) / static_cast<float>(p.dim) + p.eps);
   for (int64_t c = threadIdx.x; c < p.dim; c += threads) {
@@ -67,17 +67,12 @@ __global__ void norm_kernel(const __grid_constant__ NormParams p) {
   }
 }
 
-// One token by one block. Angles in double: in f32 a position of 10^6 would be off by 0.1.
+// One token by one block.
 __global__ void rope_kernel(RopeParams p) {
   extern __shared__ float2 turns[];
   const int64_t t = blockIdx.x;
-  const double position = p.positions[t * p.positions_stride];
-  for (int64_t i = threadIdx.x; i < p.half; i += blockDim.x) {
-    double sine;
-    double cosine;
-    sincos(position * p.inv_freq[i], &sine, &cosine);
-    turns[i] = {static_cast<float>(p.scale * cosine), static_cast<float>(p.scale * sine)};
-  }
+  const int32_t position = p.positions[t * p.positions_stride];
+  for (int64_t i = threadIdx.x; i < p.half; i += blockDim.x) turns[i] = turn_of(position, p.inv_freq[i], p.scale);
   __syncthreads();
   for (int64_t at = threadIdx.x; at < p.half * p.heads; at += blockDim.x) {
     const int64_t i = at % p.half;
@@ -86,10 +81,9 @@ __global__ void rope_kernel(RopeParams p) {
     const int64_t second = p.interleaved ? first + 1 : first + p.half;
     const float* x = p.x.data + t * p.x.stride + h * p.x.head_stride;
     float* out = p.out.data + t * p.out.stride + h * p.out.head_stride;
-    const float a = x[first];
-    const float b = x[second];
-    out[first] = a * turns[i].x - b * turns[i].y;
-    out[second] = a * turns[i].y + b * turns[i].x;
+    const float2 pair = turned(x[first], x[second], turns[i]);
+    out[first] = pair.x;
+    out[second] = pair.y;
   }
 }
 
@@ -177,7 +171,7 @@ cudaError_t launch_embed(const EmbedParams& p, cudaStream_t stream) {
 cudaError_t launch_norm(const NormParams& p, cudaStream_t stream) {
   const int64_t rows = p.n * p.heads;
   if (rows == 0 || p.dim == 0) return cudaSuccess;
-  const int threads = p.dim <= 128 ? 32 : p.dim <= 1024 ? 128 : 512;
+  const int threads = p.dim <= 256 ? 32 : 512;  // as a chain's: the same sums
   const LaunchShape shape{dim3(static_cast<unsigned>(rows)), static_cast<unsigned>(threads), 0, p.pdl};
   return launch_kernel(norm_kernel, shape, stream, p);
 }

@@ -57,10 +57,12 @@ TEST(Cuda, attention_of_large_heads_agrees_with_the_loops) {
   ASSERT_TRUE(library.ok()) << library.error().message;
   auto opened = BackendUnderTest::open(*library.value()->backend("cuda"), host.get());
   ASSERT_TRUE(opened.ok()) << opened.error().message;
-  const AttentionShape shapes[] = {{2, 16, 20, 2, 4, 4, 128, 128}, {3, 16, 40, 5, 2, 16, 128, 128},
-                                   {1, 16, 9, 1, 1, 20, 64, 64},   {4, 4, 33, 40, 1, 3, 64, 64},
-                                   {2, 16, 17, 3, 2, 4, 256, 256}, {1, 16, 70, 100, 2, 8, 128, 128}};
-  const AttentionShape latent_shapes[] = {{2, 16, 12, 2, 1, 16, 512, 576}, {1, 16, 20, 7, 1, 20, 512, 576}};
+  const AttentionShape shapes[] = {{2, 16, 20, 2, 4, 4, 128, 128},  {3, 16, 40, 5, 2, 16, 128, 128},
+                                   {1, 16, 9, 1, 1, 20, 64, 64},    {4, 4, 33, 40, 1, 3, 64, 64},
+                                   {2, 16, 17, 3, 2, 4, 256, 256},  {1, 16, 70, 100, 2, 8, 128, 128},
+                                   {1, 16, 100, 2, 1, 1, 128, 128}, {1, 16, 130, 1, 1, 12, 64, 64}};
+  const AttentionShape latent_shapes[] = {
+      {2, 16, 12, 2, 1, 16, 512, 576}, {1, 16, 20, 7, 1, 20, 512, 576}, {1, 16, 100, 1, 1, 16, 512, 576}};
   for (uint64_t seed = 1; seed <= 6; ++seed) {
     for (const int32_t dtype : {MOE_BF16, MOE_F16}) {
       const auto check = [&](const AttentionShape& shape, bool latent) {
