@@ -121,6 +121,7 @@ class Cuda final : public Backend {
 
   ~Cuda() override {
     blas_.reset();
+    cudaFree(context_.tickets);
     if (context_.stream != nullptr) cudaStreamDestroy(context_.stream);
   }
 
@@ -140,6 +141,10 @@ class Cuda final : public Backend {
     context_.pdl = properties.major >= 9;
     context_.shared_bytes = properties.sharedMemPerBlockOptin;
     MOE_CUDA_TRY(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
+    void* tickets = nullptr;
+    MOE_CUDA_TRY(cudaMalloc(&tickets, kTickets * sizeof(unsigned)));
+    context_.tickets = static_cast<unsigned*>(tickets);
+    MOE_CUDA_TRY(cudaMemsetAsync(tickets, 0, kTickets * sizeof(unsigned), context_.stream));
     MOE_ASSIGN(blas_, Blas::open(context_.stream));
     context_.blas = blas_.get();
     device_name_ = std::string(properties.name) + ", " + std::to_string(properties.totalGlobalMem >> 30) + " GiB";

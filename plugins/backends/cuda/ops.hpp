@@ -17,6 +17,9 @@
 
 namespace moe::cuda {
 
+// Of Context::tickets.
+inline constexpr int64_t kTickets = 4096;
+
 // What operations run with.
 struct Context {
   int device = 0;
@@ -24,8 +27,10 @@ struct Context {
   int n_multiprocessors = 0;
   const Blas* blas = nullptr;
   bool deterministic = false;
-  bool pdl = false;  // programmatic dependent launch: compute capability 9.0 and later
+  bool pdl = false;         // programmatic dependent launch: compute capability 9.0 and later
   size_t shared_bytes = 0;  // that a block may have
+  // [kTickets], 0 between operations: blocks of one kernel on `stream` count each other.
+  unsigned* tickets = nullptr;
   // Whether one token may take kernels of its own (kernels/single.hpp).
   [[nodiscard]] bool single() const { return !deterministic && shared_bytes >= size_t{227} * 1024; }
 };

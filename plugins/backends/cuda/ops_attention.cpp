@@ -122,8 +122,9 @@ Result<Found> find_attention(const Context& context, const moe_attention_args& a
   MOE_TRY(loops::check_attention_range(a));
   if (a.q.shape[2] * 4 > kSharedBytes) return unimplemented("q: expected heads of at most 12288 elements, got more");
   const AttentionParams p = attention_params(context, a);
-  if (p.max_positions > std::numeric_limits<int32_t>::max())
-    return loops::bad("pages", "fewer than 2^31 positions", p.max_positions);
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (p.max_positions > kMost) return loops::bad("pages", "fewer than 2^31 positions", p.max_positions);
+  if (a.k.shape[0] > kMost) return loops::bad("k", "fewer than 2^31 rows", a.k.shape[0]);
   Space space;
   space.take<float>(attention_partial_floats(p));
   return Found{attention::fits_tensor_cores(p) ? "mma" : "cuda", space.wanted()};
@@ -133,6 +134,10 @@ Status run_attention(const Context& context, const moe_attention_args& a, cudaSt
   Space space(a.header);
   p.partial_floats = attention_partial_floats(p);
   p.partial = space.take<float>(p.partial_floats);
+  if (stream == context.stream) {  // kernels of other streams would count those of this one
+    p.tickets = context.tickets;
+    p.n_tickets = kTickets;
+  }
   MOE_TRY(space.check());
   MOE_CUDA_TRY(launch_attention(p, stream));
   return {};

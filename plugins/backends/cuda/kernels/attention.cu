@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) any_kernel(const __grid_constant__ A
 }
 
 constexpr int kColumns = 64;  // of a block
-constexpr int kParts = 4;     // of the chunks, each a sum of its own
+constexpr int kParts = kChunkSums;
 
 // A block for a head of a token and kColumns of its output. With more chunks than fit the shared weights, rounds of so
 // many.
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kColumns* kParts) combine_kernel(const __grid_
     if (mine && part == 0) out[column] = 0.0F;
     return;
   }
-  const Cut cut = cut_of(p, span);
+  const Cut cut = cut_of(p, span, static_cast<uint32_t>(p.grain));
   const ChunkResult result = chunk_result(p, blockIdx.x, cut.first);
   const auto* stats = reinterpret_cast<const float2*>(result.stats);
   // The largest score of all: every warp finds the same.
@@ -150,6 +150,7 @@ constexpr int64_t kMostPartialFloats = int64_t{32} << 20;
 constexpr int64_t kAnyChunk = kPositions;
 constexpr int64_t kFixedChunk = 128;
 constexpr int64_t kLeastChunk = 32;
+constexpr int64_t kStatsPad = 2;  // floats after the chunks' statistics
 
 // Sets how rows are cut: enough chunks that the card is full once, and no more, since each costs a result in memory.
 // When bits must not depend on the batch, one size.
@@ -173,14 +174,15 @@ AttentionParams with_cut(AttentionParams p) {
 int64_t attention_partial_floats(const AttentionParams& p) {
   const int64_t chunk = fits_tensor_cores(p) ? kLeastChunk : kAnyChunk;
   const int64_t one = p.heads * chunks_of(p, chunk) * partial_row(p);
-  return std::max(one, std::min(kMostPartialFloats, p.n * one));
+  return std::max(one, std::min(kMostPartialFloats, p.n * one)) + kStatsPad;
 }
 
 // Each chunk a block of its own, as many tokens at a time as there is room for their results.
 static cudaError_t launch_in_chunks(const AttentionParams& call, cudaStream_t stream) {
   const AttentionParams p = with_cut(call);
   const int64_t per_token = p.heads * p.n_chunks * partial_row(p);
-  const int64_t lot = std::min(p.n, p.partial_floats / per_token);
+  constexpr int64_t kMostTokens = 65535;  // of a grid's third dimension
+  const int64_t lot = std::min({p.n, (p.partial_floats - kStatsPad) / per_token, kMostTokens});
   if (lot < 1 || p.n_chunks > 65535) return cudaErrorInvalidValue;
   for (int64_t first = 0; first < p.n; first += lot) {
     AttentionParams part = p;
@@ -191,7 +193,7 @@ static cudaError_t launch_in_chunks(const AttentionParams& call, cudaStream_t st
     part.sequences += first * p.sequences_stride;
     part.positions += first * p.positions_stride;
     cudaError_t status = fits_tensor_cores(p) ? launch_heads(part, stream) : launch_any(part, stream);
-    if (status == cudaSuccess) status = launch_combine(part, stream);
+    if (status == cudaSuccess && !heads_combine(part)) status = launch_combine(part, stream);
     if (status != cudaSuccess) return status;
   }
   return cudaSuccess;

@@ -33,7 +33,8 @@ struct Cut {
   int64_t base, size;
   int first, n;
 };
-__device__ inline Cut cut_of(const AttentionParams& p, const Span& s) {
+// `grain` is p.grain where p.cut is 0.
+__device__ inline Cut cut_of(const AttentionParams& p, const Span& s, uint32_t grain) {
   const auto last = static_cast<uint32_t>(s.last);
   const auto begin = static_cast<uint32_t>(s.first);
   if (p.cut > 0) {
@@ -41,7 +42,6 @@ __device__ inline Cut cut_of(const AttentionParams& p, const Span& s) {
     const auto first = static_cast<int>(begin / size);
     return {0, p.cut, first, static_cast<int>(last / size) - first + 1};
   }
-  const auto grain = static_cast<uint32_t>(p.grain);
   const uint32_t tile = begin / grain;
   const uint32_t tiles = last / grain - tile + 1;
   const auto most = static_cast<uint32_t>(p.n_chunks);
@@ -49,14 +49,15 @@ __device__ inline Cut cut_of(const AttentionParams& p, const Span& s) {
   return {int64_t{tile} * grain, int64_t{share} * grain, 0, static_cast<int>((tiles + share - 1) / share)};
 }
 
-// Where the result of a chunk of a row of [n, heads] lies.
+// Where the result of a chunk of a row of [n, heads] lies. The mixes begin on 16 bytes.
 struct ChunkResult {
   float* stats;  // largest score, sum of exponentials below it
   float* mix;    // [v_dim]
 };
 __device__ inline ChunkResult chunk_result(const AttentionParams& p, int64_t row, int64_t chunk) {
   const int64_t at = row * p.n_chunks + chunk;
-  return {p.partial + 2 * at, p.partial + 2 * p.n * p.heads * p.n_chunks + at * p.v_dim};
+  const int64_t stats = (2 * p.n * p.heads * p.n_chunks + 3) / 4 * 4;
+  return {p.partial + 2 * at, p.partial + stats + at * p.v_dim};
 }
 
 __device__ inline int64_t cache_row(const AttentionParams& p, const Span& s, int64_t position) {
@@ -93,6 +94,9 @@ __device__ inline float share(float largest, float common) {
 __device__ inline float capped(const AttentionParams& p, float score) {
   return p.soft_cap > 0.0F ? p.soft_cap * tanhf(score / p.soft_cap) : score;
 }
+
+// Sums of chunks apart from each other, chunk c in the sum c % kChunkSums.
+inline constexpr int kChunkSums = 4;
 
 // Divides a mix by the sum of all exponentials, the sink's among them.
 __device__ inline float finished(const AttentionParams& p, int64_t h, float largest, float sum, float acc) {

@@ -1,6 +1,7 @@
 // Causal attention over a paged cache. The positions of a row are cut into chunks, each chunk's result goes to
-// `partial`, and the chunks of a row are combined in an order that their number decides. Where bits must not depend on
-// the batch the cuts are absolute multiples; else a row is cut into as many chunks as fill the card, by its real
+// `partial`, and the chunks of a row are combined in an order that their number decides: by the block that is through
+// with its chunk last, or, where that would be much for one block, by a kernel of its own. Where bits must not depend
+// on the batch the cuts are absolute multiples; else a row is cut into as many chunks as fill the card, by its real
 // length.
 #pragma once
 
@@ -35,14 +36,19 @@ struct AttentionParams {
   int64_t temperature_length, temperature_offset;
   float* partial;  // attention_partial_floats() floats
   int64_t partial_floats;
+  // [n_tickets], all 0 between calls; null: chunks are combined by a kernel of its own. Kernels that may run at the
+  // same time must not share them.
+  unsigned* tickets;
+  int64_t n_tickets;
   int n_multiprocessors;
   size_t shared_bytes;  // that a block may have
-  bool deterministic;  // a row's bits depend on nothing but its own sequence
+  bool deterministic;   // a row's bits depend on nothing but its own sequence
   bool pdl;
   // Set by launch_attention.
   int64_t n_chunks;  // of a row, at most
   int64_t cut;  // positions of a chunk, at absolute multiples; 0: a row's share of n_chunks, whole tiles of `grain`
   int64_t grain;
+  int64_t group, group_tiles;  // heads of a kv head; tiles of them that launch_heads takes at a time
   // Where `split`, the tokens before the first whose sequence goes on in the next one are
   // taken by the kernels for few tokens, the others by the one for prompts.
   bool split;
@@ -77,6 +83,8 @@ struct HeadsShape {
   int64_t blocks;
 };
 HeadsShape heads_shape(const AttentionParams& p);
+// Whether launch_heads combines the chunks, n_chunks of which are set.
+bool heads_combine(const AttentionParams& p);
 cudaError_t launch_heads(const AttentionParams& p, cudaStream_t stream);
 // The same for many tokens, many of which follow each other in a sequence: no chunks, no partial results.
 bool fits_prompt(const AttentionParams& p);
