@@ -16,13 +16,6 @@ moe::loops::LoopContext loop_context(const Host& host, const moe_backend_rows* r
   return context;
 }
 
-template <typename T>
-const T* extension(const moe_component& component, const char* id) {
-  if (component.get_extension == nullptr) return nullptr;
-  const auto* found = static_cast<const T*>(component.get_extension(id));
-  return moe::check_struct(found, id).ok() ? found : nullptr;
-}
-
 }  // namespace
 
 int32_t backend_score(const Component<moe_backend>& backend, std::string* reason) {

@@ -100,7 +100,9 @@ class EngineImpl final : public Engine {
   void take_inbox();
   void end_cancelled_and_late();
   void note_starts(Clock::time_point now);
-  void sample_and_publish(float* logits);
+  [[nodiscard]] bool wants_largest_only();
+  moe::Status run_step();
+  void sample_and_publish();
   void emit(Sequence& s, const SampleRow& row, double normalizer, std::span<const float> raw);
   void count_experts();
   void finish(Sequence* s, FinishReason reason, const moe::Error* error);
@@ -119,6 +121,8 @@ class EngineImpl final : public Engine {
   std::shared_ptr<const SamplerChain> step_chain_;
   Scheduler scheduler_;
   Batch batch_;
+  float* logits_ = nullptr;           // of the step, in the host's memory; null where only the largest are
+  const int32_t* largest_ = nullptr;
   std::vector<SampleRow> rows_;
   std::vector<std::pair<TokenOut, double>> outs_;
 
@@ -237,15 +241,14 @@ bool EngineImpl::step() {
     finish(stuck.front(), FinishReason::kFailed, &full);
     return true;
   }
-  auto logits = model_->forward(batch_);
-  if (!logits.ok()) {
+  if (const moe::Status status = run_step(); !status.ok()) {
     const auto failed = scheduler_.scheduled();
-    for (Sequence* s : failed) finish(s, FinishReason::kFailed, &logits.error());
+    for (Sequence* s : failed) finish(s, FinishReason::kFailed, &status.error());
     publish_stats(started);
     return true;
   }
   count_experts();
-  sample_and_publish(*logits);
+  sample_and_publish();
   publish_stats(started);
   return true;
 }
@@ -259,7 +262,28 @@ void EngineImpl::note_starts(Clock::time_point now) {
   }
 }
 
-void EngineImpl::sample_and_publish(float* logits) {
+// Whether every token that this step gives is the largest of its row, and nobody asks for more.
+bool EngineImpl::wants_largest_only() {
+  if (!model_->logits_are_far()) return false;
+  const auto chain = this->chain();
+  return std::ranges::all_of(scheduler_.scheduled(), [&](const Sequence* s) {
+    const bool sampled = s->n_pending() == s->n_scheduled;
+    return !sampled || (s->request.top_logprobs < 0 && chain->picks_largest(s->sampling));
+  });
+}
+
+moe::Status EngineImpl::run_step() {
+  logits_ = nullptr;
+  largest_ = nullptr;
+  if (wants_largest_only()) {
+    MOE_ASSIGN(largest_, model_->forward_to_largest(batch_));
+  } else {
+    MOE_ASSIGN(logits_, model_->forward(batch_));
+  }
+  return {};
+}
+
+void EngineImpl::sample_and_publish() {
   rows_.clear();
   outs_.clear();
   std::vector<Sequence*> sampled;
@@ -269,14 +293,19 @@ void EngineImpl::sample_and_publish(float* logits) {
     if (s->n_pending() > 0) continue;
     SampleRow row;
     row.state = &s->sampling;
-    row.logits = logits + sampled.size() * n_vocab;
+    if (largest_ != nullptr) {
+      const int32_t found = largest_[sampled.size()];
+      row.token = found < 0 ? MOE_PICKED_FAILED : found;
+    } else {
+      row.logits = logits_ + sampled.size() * n_vocab;
+    }
     row.history = &s->tokens;
     row.n_prompt = s->n_prompt;
     row.seed = s->request.seed;
-    const std::span<const float> raw(row.logits, n_vocab);
     TokenOut out;
     double normalizer = 0;
     if (s->request.top_logprobs >= 0) {  // from the model's own logits: the chain changes them
+      const std::span<const float> raw(row.logits, n_vocab);
       normalizer = log_sum_exp(raw);
       out.top = top_logprobs(raw, normalizer, s->request.top_logprobs);
     }

@@ -52,6 +52,8 @@ class LoadedModel final : public Model {
   moe::Result<ModelOutline> outline(const Settings& settings, ModelSpec spec, const Checkpoint* checkpoint, std::shared_ptr<PluginRegistry> registry,
                                     Host& host);
   moe::Result<float*> forward(const Batch& batch) override;
+  moe::Result<const int32_t*> forward_to_largest(const Batch& batch) override;
+  [[nodiscard]] bool logits_are_far() const override { return !main_->device().host_visible(); }
   PlanView plan(int64_t moe_layer) override;
   moe::Result<std::span<const float>> plan_weights(int64_t moe_layer) override;
   std::vector<Device*> devices() override {
@@ -70,8 +72,12 @@ class LoadedModel final : public Model {
   moe::Status count_bytes(const Checkpoint& checkpoint);
   moe::Status run_layers(StepRecorder& recorder);
   moe::Status run_head();
-  moe::Status run(StepRecorder& recorder);
-  moe::Result<float*> fetch_results();
+  moe::Status find_largest();
+  moe::Status run(StepRecorder& recorder, bool largest);
+  // One step, whose results reach the host with it.
+  moe::Status step(const Batch& batch, bool largest);
+  moe::Status fetch_results(bool largest);
+  [[nodiscard]] moe_tensor logits() const;
   [[nodiscard]] bool can_record() const;
   void note_cuts();
   moe::Status copy_between(StepDevice& from_device, const moe_tensor& from, StepDevice& to_device, const moe_tensor& to);
@@ -93,7 +99,9 @@ class LoadedModel final : public Model {
   PreparedWeight head_weight_;
   moe_matmul_args head_args_{};
   moe::Op head_op_;
-  Buffer head_bias_;
+  moe_argmax_args largest_args_{};
+  moe::Op largest_op_;
+  Buffer head_bias_, largest_, host_largest_;
   size_t gathered_slot_ = 0, logits_slot_ = 0;
   std::vector<Layer> layers_parts_;
   std::vector<FeedForwardPart*> moe_parts_;
@@ -273,6 +281,12 @@ moe::Status LoadedModel::build_head(BuildContext& ctx) {
   MOE_TRY(normed_head_.find(*main_, output_norm_, head_op_, head_args_, false));
   gathered_slot_ = main_->scratch().request("gathered", static_cast<uint64_t>(rows * d) * 4);
   logits_slot_ = main_->scratch().request("logits", static_cast<uint64_t>(rows * spec_.n_vocab) * 4);
+  if (!logits_are_far()) return {};
+  largest_args_ = moe::op_args<moe_argmax_args>();
+  largest_args_.x = head_args_.out;
+  MOE_ASSIGN(largest_, main_->device().alloc(static_cast<uint64_t>(rows) * 4));
+  largest_args_.ids = moe::tensor(largest_.data(), MOE_I32, {rows}, main_->device().where());
+  MOE_ASSIGN(largest_op_, find_op(*main_, MOE_OP_ARGMAX, largest_args_));
   return {};
 }
 
@@ -313,7 +327,8 @@ moe::Status LoadedModel::build(const Settings& settings, ModelFiles& files, std:
   for (auto& d : step_devices_) {
     MOE_TRY(d->allocate(limits_, spec_.d_model));
   }
-  if (!main_->device().host_visible()) {
+  if (logits_are_far()) {
+    MOE_ASSIGN(host_largest_, main_->device().alloc_host(static_cast<uint64_t>(max_logit_rows_) * 4));
     MOE_ASSIGN(host_logits_, main_->device().alloc_host(static_cast<uint64_t>(max_logit_rows_ * spec_.n_vocab) * 4));
   }
   note_cuts();
@@ -421,31 +436,44 @@ moe::Status LoadedModel::run_head() {
     wanted = gathered;
   }
   moe_matmul_args head = head_args_;
-  head.out = main_->scratch_f32(logits_slot_, {rows, spec_.n_vocab});
+  head.out = logits();
   return normed_head_.run(*main_, output_norm_, head_op_, head, wanted, gathered);
 }
 
-// Everything between a step's inputs and its logits.
-moe::Status LoadedModel::run(StepRecorder& recorder) {
+moe_tensor LoadedModel::logits() const { return main_->scratch_f32(logits_slot_, {main_->n_logit_rows(), spec_.n_vocab}); }
+
+moe::Status LoadedModel::find_largest() {
+  if (main_->n_logit_rows() == 0) return {};
+  moe_argmax_args largest = largest_args_;
+  largest.x = logits();
+  largest.ids.shape[0] = main_->n_logit_rows();
+  return main_->launch(largest_op_, largest);
+}
+
+// Everything between a step's inputs and its logits, or the largest of them.
+moe::Status LoadedModel::run(StepRecorder& recorder, bool largest) {
   moe_embed_args embed = embed_args_;
   embed.ids = main_->ids();
   embed.out = main_->x();
   MOE_TRY(main_->launch(embed_op_, embed));
   MOE_TRY(run_layers(recorder));
-  return run_head();
+  MOE_TRY(run_head());
+  return largest ? find_largest() : moe::Status();
 }
 
-// The logits and the decisions on the host: the only wait of a step.
-moe::Result<float*> LoadedModel::fetch_results() {
-  const auto n_bytes = static_cast<uint64_t>(main_->n_logit_rows() * spec_.n_vocab) * 4;
-  const moe_tensor logits = main_->scratch_f32(logits_slot_, {main_->n_logit_rows(), spec_.n_vocab});
+// The results and the decisions on the host: the only wait of a step.
+moe::Status LoadedModel::fetch_results(bool largest) {
   for (auto& d : step_devices_) MOE_TRY(d->start_download_decisions());
-  const bool visible = main_->device().host_visible();
-  if (!visible) MOE_TRY(main_->device().start_download(host_logits_.data(), logits.data, n_bytes));
+  const auto rows = static_cast<uint64_t>(main_->n_logit_rows());
+  if (largest) {
+    MOE_TRY(main_->device().start_download(host_largest_.data(), largest_.data(), rows * 4));
+  } else if (logits_are_far()) {
+    MOE_TRY(main_->device().start_download(host_logits_.data(), logits().data, rows * static_cast<uint64_t>(spec_.n_vocab) * 4));
+  }
   for (auto& d : step_devices_) {
     if (!d->device().host_visible()) MOE_TRY(d->device().sync());
   }
-  return static_cast<float*>(visible ? logits.data : host_logits_.data());
+  return {};
 }
 
 // Steps in which every sequence decodes are recorded, one device's alone: there launches are what costs.
@@ -455,17 +483,28 @@ bool LoadedModel::can_record() const {
          main_->n_tokens() == main_->n_logit_rows() && main_->n_tokens() <= kMostTokens;
 }
 
-moe::Result<float*> LoadedModel::forward(const Batch& batch) {
+moe::Status LoadedModel::step(const Batch& batch, bool largest) {
   for (auto& d : step_devices_) MOE_TRY(d->upload(batch));
   if (can_record()) {
-    MOE_TRY(recordings_.run(main_->device(), {main_->n_tokens(), main_->used_pages()}, [&](StepRecorder& recorder) { return run(recorder); }));
+    const Recordings::Shape shape{main_->n_tokens(), main_->used_pages(), largest};
+    MOE_TRY(recordings_.run(main_->device(), shape, [&](StepRecorder& recorder) { return run(recorder, largest); }));
   } else {
     StepRecorder nothing;
-    MOE_TRY(run(nothing));
+    MOE_TRY(run(nothing, largest));
   }
-  MOE_ASSIGN(float* const logits, fetch_results());
+  MOE_TRY(fetch_results(largest));
   for (size_t l = 0; l < moe_parts_.size(); ++l) MOE_TRY(moe_parts_[l]->follow_load(*moe_devices_[l]));
-  return logits;
+  return {};
+}
+
+moe::Result<float*> LoadedModel::forward(const Batch& batch) {
+  MOE_TRY(step(batch, false));
+  return static_cast<float*>(logits_are_far() ? host_logits_.data() : logits().data);
+}
+
+moe::Result<const int32_t*> LoadedModel::forward_to_largest(const Batch& batch) {
+  MOE_TRY(step(batch, true));
+  return static_cast<const int32_t*>(host_largest_.data());
 }
 
 Model::PlanView LoadedModel::plan(int64_t moe_layer) {

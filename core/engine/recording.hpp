@@ -41,6 +41,7 @@ class Recordings {
   struct Shape {
     int64_t n_tokens = 0;
     int64_t used_pages = 0;
+    bool largest = false;  // ends with the largest logits
     auto operator<=>(const Shape&) const = default;
   };
 

@@ -82,7 +82,8 @@ moe::Result<std::shared_ptr<const SamplerChain>> SamplerChain::build(const std::
                                       choices[i].where.empty() ? "" : choices[i].where + ": ", choices[i].plugin,
                                       choices[i + 1].plugin));
     }
-    chain->links_.push_back({std::move(*component), choices[i].options});
+    const auto* largest = extension<moe_sampler_largest>(component->header(), MOE_SAMPLER_LARGEST_ID);
+    chain->links_.push_back({std::move(*component), choices[i].options, largest});
     if (!picks && i + 1 == choices.size()) choices.push_back({"pick", {}, ""});
   }
   // The configuration's own values are checked once, here.
@@ -180,6 +181,16 @@ void SamplerChain::sample(std::vector<SampleRow>& rows, ThreadPool* pool) const 
       row.problem = fmt::format("sampler chain: expected a token in [0, {}), got {}", n_vocab_, row.token);
     }
   }
+}
+
+bool SamplerChain::picks_largest(const ChainState& state) const {
+  for (size_t i = 0; i < links_.size(); ++i) {
+    const moe_sampler* link = links_[i].component.table;
+    if (link->is_identity != nullptr && link->is_identity(state.states_[i]) != 0) continue;
+    const moe_sampler_largest* largest = links_[i].largest;
+    return largest != nullptr && largest->picks_largest(state.states_[i]) != 0;
+  }
+  return false;
 }
 
 void SamplerChain::accept(ChainState& state, int32_t token) const {

@@ -38,7 +38,7 @@ struct SampleRow {
   const std::vector<int32_t>* history = nullptr;
   int64_t n_prompt = 0;
   uint64_t seed = 0;
-  // Out: the token, or an error that is this request's alone.
+  // Out: the token (of one that has a token, or MOE_PICKED_FAILED, already, `logits` is not looked at), or an error that is this request's alone.
   int32_t token = -1;
   std::string problem;
 };
@@ -52,6 +52,8 @@ class SamplerChain {
   [[nodiscard]] moe::Result<ChainState> start(const std::vector<SamplingParameter>& parameters) const;
   // Fills each row's token; with a pool, rows side by side where a link may run so (MOE_CAP_REENTRANT). [compute-thread]
   void sample(std::vector<SampleRow>& rows, ThreadPool* pool = nullptr) const;
+  // Whether sample() would pick the row's largest logit, or fail it: then nobody needs the others.
+  [[nodiscard]] bool picks_largest(const ChainState& state) const;
   // Tells the links what was generated.
   void accept(ChainState& state, int32_t token) const;
 
@@ -63,6 +65,7 @@ class SamplerChain {
   struct Link {
     Component<moe_sampler> component;
     std::vector<GivenOption> options;
+    const moe_sampler_largest* largest;  // null: it has none
   };
   std::vector<Link> links_;
   int64_t n_vocab_ = 0;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "moe/abi/plugin.h"
+#include "moe/sdk/growth.hpp"
 #include "moe/sdk/result.hpp"
 
 namespace patchbay {
@@ -53,5 +54,13 @@ struct Component {
   const T* operator->() const { return table; }
   [[nodiscard]] const moe_component& header() const { return table->component; }
 };
+
+// A component's extension; null if it has none that can be read.
+template <typename T>
+const T* extension(const moe_component& component, const char* id) {
+  if (component.get_extension == nullptr) return nullptr;
+  const auto* found = static_cast<const T*>(component.get_extension(id));
+  return moe::check_struct(found, id).ok() ? found : nullptr;
+}
 
 }  // namespace patchbay

@@ -52,6 +52,26 @@ void a_neutral_link_changes_nothing(const CheckContext& context, Findings& findi
   });
 }
 
+void what_picks_the_largest_does(const CheckContext& context, Findings& findings) {
+  auto kit = open_kit(context, findings);
+  if (kit == nullptr) return;
+  for_each_link(*kit, findings, kVocab, [&](LinkRun& link, const std::string& where) {
+    if (!link.picks_largest()) return;
+    for (uint32_t seed = 0; seed < 5; ++seed) {
+      LinkRow row = random_row(kVocab, seed);
+      const auto largest = static_cast<int32_t>(std::ranges::max_element(row.logits) - row.logits.begin());
+      row.logits.back() = row.logits[static_cast<size_t>(largest)];  // the first of several counts
+      auto after = link.apply(row);
+      if (!after.ok()) return findings.fail(after.error().in(where));
+      if (after->picked != largest) {
+        return findings.fail(
+            fmt::format("{}: picks_largest says 1: expected the first of the largest logits, {}, got {}", where,
+                        largest, after->picked));
+      }
+    }
+  });
+}
+
 void a_decided_row_is_left_alone(const CheckContext& context, Findings& findings) {
   auto kit = open_kit(context, findings);
   if (kit == nullptr) return;
@@ -252,6 +272,8 @@ const std::vector<Check>& sampler_checks() {
   static const std::vector<Check> checks = [] {
     std::vector<Check> all = {
         {"a_neutral_link_changes_nothing", "what is_identity calls neutral is", a_neutral_link_changes_nothing},
+        {"what_picks_the_largest_does", "what picks_largest names so picks the first of the largest",
+         what_picks_the_largest_does},
         {"a_decided_row_is_left_alone", "a row that an earlier link decided stays as it is",
          a_decided_row_is_left_alone},
         {"decides_by_its_capability", "one that picks decides every row, for a token that is still in",

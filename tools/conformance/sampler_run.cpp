@@ -73,6 +73,10 @@ moe::Result<std::unique_ptr<LinkRun>> LinkRun::copy() const {
   return other;
 }
 bool LinkRun::is_identity() const { return table_->is_identity != nullptr && table_->is_identity(state_) != 0; }
+bool LinkRun::picks_largest() const {
+  const auto* largest = extension<moe_sampler_largest>(table_.header(), MOE_SAMPLER_LARGEST_ID);
+  return largest != nullptr && largest->picks_largest(state_) != 0;
+}
 
 namespace {
 

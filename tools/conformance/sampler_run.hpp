@@ -35,6 +35,7 @@ class LinkRun {
   void accept(int32_t token) const;
   moe::Result<std::unique_ptr<LinkRun>> copy() const;
   [[nodiscard]] bool is_identity() const;
+  [[nodiscard]] bool picks_largest() const;
   [[nodiscard]] const std::vector<GivenOption>& given() const { return given_; }
   [[nodiscard]] moe_sampler_state* state() const { return state_; }
   [[nodiscard]] const moe_sampler& table() const { return *table_.table; }

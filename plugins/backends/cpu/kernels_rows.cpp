@@ -341,7 +341,7 @@ int32_t argmax(const float* x, int64_t n) {
     has_nan = has_nan || x[i] != x[i];
     best = x[i] > best ? x[i] : best;
   }
-  if (has_nan) return -1;
+  if (has_nan || std::isinf(best)) return -1;  // of +inf, or of nothing but -inf
   const VF target = hn::Set(d, best);
   for (i = 0; i + kLanes <= n; i += kLanes) {
     const intptr_t at = hn::FindFirstTrue(d, hn::Eq(hn::LoadU(d, x + i), target));

@@ -12,6 +12,7 @@ class Greedy : public moe::Sampler {
       MOE_CAP_PICKS | MOE_CAP_DETERMINISTIC | MOE_CAP_BATCH_INVARIANT | MOE_CAP_REENTRANT;
 
   moe::Status configure(const moe::Options&, int64_t) override { return {}; }
+  [[nodiscard]] bool picks_largest() const override { return true; }
   void apply(moe::SampleRow& row) override {
     const moe::LogitScan scan = moe::scan_logits(row.logits());
     if (!scan.usable) return row.fail();

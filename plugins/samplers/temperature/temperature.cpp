@@ -23,6 +23,7 @@ class Temperature : public moe::Sampler {
     return {};
   }
   [[nodiscard]] bool is_identity() const override { return value_ == 1.0F; }
+  [[nodiscard]] bool picks_largest() const override { return value_ == 0.0F; }
 
   void apply(moe::SampleRow& row) override {
     const std::span<float> logits = row.logits();

@@ -96,6 +96,12 @@ class Link {
     for (size_t i = 0; i < rows.size(); ++i) rows[i]->picked = raw[i].picked;
   }
   [[nodiscard]] bool is_identity() const { return table_->is_identity != nullptr && table_->is_identity(state_) != 0; }
+  [[nodiscard]] bool picks_largest() const {
+    const auto get = table_->component.get_extension;
+    if (get == nullptr) return false;
+    const auto* largest = static_cast<const moe_sampler_largest*>(get(MOE_SAMPLER_LARGEST_ID));
+    return largest != nullptr && largest->picks_largest(state_) != 0;
+  }
   [[nodiscard]] const std::string& error() const { return error_; }
   [[nodiscard]] const moe_sampler& table() const { return *table_; }
 

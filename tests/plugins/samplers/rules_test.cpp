@@ -49,6 +49,15 @@ TEST(Links, are_off_by_default_and_then_change_nothing) {
   EXPECT_TRUE(Link("top_k", 100, {{"value", int64_t{100}}}).is_identity());
 }
 
+TEST(Links, say_when_only_the_largest_logit_counts) {
+  EXPECT_TRUE(Link("greedy", 100).picks_largest());
+  EXPECT_TRUE(Link("temperature", 100, {{"value", 0.0}}).picks_largest());
+  EXPECT_FALSE(Link("temperature", 100, {{"value", 0.5}}).picks_largest());
+  for (const std::string name : {"pick", "top_k", "top_p", "min_p", "penalties", "logit_bias"}) {
+    EXPECT_FALSE(Link(name, 100).picks_largest()) << name;
+  }
+}
+
 TEST(Links, leave_a_decided_row_alone) {
   for (const std::string name : kLinks) {
     for (const int32_t picked : {2, static_cast<int32_t>(MOE_PICKED_FAILED)}) {

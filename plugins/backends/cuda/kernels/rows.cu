@@ -87,49 +87,66 @@ __global__ void rope_kernel(RopeParams p) {
   }
 }
 
-// One row by one block: the lowest index of the largest value; -1 with a NaN.
-__global__ void argmax_kernel(ArgmaxParams p) {
-  __shared__ float values[32];
-  __shared__ int32_t indices[32];
-  const float* x = p.x.data + blockIdx.x * p.x.stride;
-  // Index -1 marks a row with a NaN; it beats everything. An index of `none` loses to everything.
-  constexpr int32_t kNone = INT32_MAX;
-  float best = -INFINITY;
+// The larger of two candidates, ties to the lower index. kBroken (a row with NaN or +inf) beats everything, kNone
+// nothing.
+struct Largest {
+  static constexpr int32_t kNone = INT32_MAX;
+  static constexpr int32_t kBroken = -1;
+  float value = -INFINITY;
   int32_t at = kNone;
-  bool has_nan = false;
-  for (int64_t c = threadIdx.x; c < p.dim; c += blockDim.x) {
-    const float v = x[c];
-    has_nan = has_nan || isnan(v);
-    if (v > best || at == kNone) {
-      best = v;
-      at = static_cast<int32_t>(c);
+
+  __device__ void offer(float v, int32_t index) {
+    if (at == kBroken) return;
+    if (!(v < INFINITY)) {
+      at = kBroken;
+    } else if (v > value) {
+      value = v;
+      at = index;
     }
   }
-  if (has_nan) at = -1;
-  const auto reduce = [&] {
+  __device__ void reduce() {
     for (int step = 16; step > 0; step /= 2) {
-      const float other = __shfl_xor_sync(kFullWarp, best, step);
+      const float other = __shfl_xor_sync(kFullWarp, value, step);
       const int32_t other_at = __shfl_xor_sync(kFullWarp, at, step);
-      if (at < 0 || other_at == kNone) continue;
-      if (other_at < 0 || at == kNone || other > best || (other == best && other_at < at)) {
-        best = other;
+      if (at == kBroken || other_at == kNone) continue;
+      if (other_at == kBroken || at == kNone || other > value || (other == value && other_at < at)) {
+        value = other;
         at = other_at;
       }
     }
-  };
-  reduce();
+  }
+};
+
+// One row by one block.
+__global__ void argmax_kernel(ArgmaxParams p) {
+  constexpr int kAtOnce = 4;  // loads on their way
+  __shared__ float values[32];
+  __shared__ int32_t indices[32];
+  const float* x = p.x.data + blockIdx.x * p.x.stride;
+  const auto threads = static_cast<int>(blockDim.x);
+  const auto dim = static_cast<int>(p.dim);
+  Largest best;
+  int c = static_cast<int>(threadIdx.x);
+  for (; c < dim - (kAtOnce - 1) * threads; c += kAtOnce * threads) {
+    float v[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) v[i] = x[c + i * threads];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) best.offer(v[i], c + i * threads);
+  }
+  for (; c < dim; c += threads) best.offer(x[c], c);
+  best.reduce();
   const int lane = threadIdx.x % 32;
   if (lane == 0) {
-    values[threadIdx.x / 32] = best;
-    indices[threadIdx.x / 32] = at;
+    values[threadIdx.x / 32] = best.value;
+    indices[threadIdx.x / 32] = best.at;
   }
   __syncthreads();
   if (threadIdx.x >= 32) return;
-  const bool valid = lane < static_cast<int>(blockDim.x) / 32;
-  best = valid ? values[lane] : -INFINITY;
-  at = valid ? indices[lane] : kNone;
-  reduce();
-  if (lane == 0) p.ids[blockIdx.x * p.ids_stride] = at == kNone ? -1 : at;
+  best = Largest{};
+  if (lane < threads / 32) best = Largest{values[lane], indices[lane]};
+  best.reduce();
+  if (lane == 0) p.ids[blockIdx.x * p.ids_stride] = best.at == Largest::kNone ? -1 : best.at;
 }
 
 // A warp for 32 elements of a row, one group of MOE_I8.

@@ -309,7 +309,8 @@ typedef struct moe_clamp_args {
   int32_t reserved;
 } moe_clamp_args;
 
-/* ids[i] = the lowest index of the largest value of row i; NaN anywhere in the row gives -1. */
+/* ids[i] = the lowest index of the largest value of row i; -1 where nothing may be chosen: NaN or +inf anywhere in the row, or nothing above
+ * -inf. */
 #define MOE_OP_ARGMAX "moe.op.argmax/1"
 typedef struct moe_argmax_args {
   moe_op_args header;

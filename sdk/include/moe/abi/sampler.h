@@ -67,6 +67,16 @@ typedef struct moe_sampler {
   int32_t (*is_identity)(const moe_sampler_state* state);
 } moe_sampler;
 
+/* Extension: links that only look for the largest logit. Where the links before are neutral the core then asks the backend for it
+ * (MOE_OP_ARGMAX), and the logits need not come to the host. */
+#define MOE_SAMPLER_LARGEST_ID "moe.sampler.largest/1"
+typedef struct moe_sampler_largest {
+  MOE_STRUCT_HEADER;
+  /* 1: with this state `apply` picks the lowest index of the row's largest logit, whatever else the row says, or fails where the row is
+   * broken. [thread-safe] */
+  int32_t (*picks_largest)(const moe_sampler_state* state);
+} moe_sampler_largest;
+
 #ifdef __cplusplus
 }
 #endif

@@ -16,6 +16,7 @@
 #include <limits>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <type_traits>
 
 #include "moe/abi/sampler.h"
@@ -66,6 +67,8 @@ class Sampler {
   virtual void accept(int32_t) {}
   // Whether apply leaves every row as it is. [thread-safe]
   [[nodiscard]] virtual bool is_identity() const { return false; }
+  // Whether apply picks the lowest index of the largest logit, or fails. [thread-safe]
+  [[nodiscard]] virtual bool picks_largest() const { return false; }
 
  protected:
   Sampler() = default;
@@ -142,9 +145,24 @@ struct ComponentOf<C> {
   }
   static int32_t is_identity(const moe_sampler_state* state) noexcept { return of(state)->is_identity() ? 1 : 0; }
 
+  static int32_t picks_largest(const moe_sampler_state* state) noexcept { return of(state)->picks_largest() ? 1 : 0; }
+
+  static constexpr bool kMayPickLargest = !std::is_same_v<decltype(&C::picks_largest), bool (Sampler::*)() const>;
+  static constexpr moe_sampler_largest kLargest = [] {
+    auto largest = make<moe_sampler_largest>();
+    largest.picks_largest = picks_largest;
+    return largest;
+  }();
+  static const void* extension(const char* id) noexcept {
+    if (std::string_view(id) == MOE_SAMPLER_LARGEST_ID) return &kLargest;
+    if constexpr (requires { C::extension(id); }) return C::extension(id);
+    return nullptr;
+  }
+
   static constexpr moe_sampler kTable = [] {
     moe_sampler t{};
     t.component = component_header<C>(sizeof(moe_sampler));
+    if constexpr (kMayPickLargest) t.component.get_extension = extension;
     t.create = create;
     t.destroy = destroy;
     t.apply = apply;

@@ -161,19 +161,22 @@ inline Status clamp(const moe_clamp_args& args, const LoopContext& ctx) {
   return {};
 }
 
-// MOE_OP_ARGMAX. An empty row has no largest value: -1.
+// MOE_OP_ARGMAX.
 inline Status argmax(const moe_argmax_args& args, const LoopContext& ctx) {
   const int64_t n = args.x.shape[0];
   const int64_t dim = args.x.shape[1];
   spread(ctx, n, dim, [&](int64_t i, int32_t) {
     const float* x = at(args.x, i);
-    int32_t best = dim == 0 ? -1 : 0;
-    bool has_nan = false;
+    int32_t best = -1;
+    float largest = -std::numeric_limits<float>::infinity();
+    bool broken = false;
     for (int64_t c = 0; c < dim; ++c) {
-      has_nan = has_nan || std::isnan(x[c]);
-      if (x[c] > x[best]) best = static_cast<int32_t>(c);
+      broken = broken || !(x[c] < std::numeric_limits<float>::infinity());
+      if (!(x[c] > largest)) continue;
+      largest = x[c];
+      best = static_cast<int32_t>(c);
     }
-    static_cast<int32_t*>(args.ids.data)[i * args.ids.strides[0]] = has_nan ? -1 : best;
+    static_cast<int32_t*>(args.ids.data)[i * args.ids.strides[0]] = broken ? -1 : best;
   });
   return {};
 }
