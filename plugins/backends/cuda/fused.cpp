@@ -81,7 +81,7 @@ class Chain final : public FusedOp {
 };
 
 // A norm and the product of what it gives: for few rows in one launch, whose blocks each find the norm again while
-// their weights are on the way.
+// their weights are on the way; for many the norm writes what the product reads.
 class NormProduct final : public FusedOp {
  public:
   static bool matches(std::span<const char* const> ids) {
@@ -118,6 +118,11 @@ class NormProduct final : public FusedOp {
     auto product = as<moe_matmul_args>(args[1]);
     product.header.workspace = workspace;
     product.header.workspace_bytes = workspace_bytes;
+    if (norm.x.shape[0] > kMostNormedRows && !rows_are_read_ && takes_narrow_rows(context, product)) {
+      NormParams p = norm_params(norm);
+      p.pdl = context.pdl;
+      return run_normed_matmul(context, p, product, stream);
+    }
     if (norm.x.shape[0] > kMostNormedRows) {
       MOE_TRY(norm_->run(context, *args[0], stream));
       return product_->run(context, product.header, stream);

@@ -116,6 +116,11 @@ CacheStoreParams cache_store_params(const moe_cache_store_args& a);
 // Without workspace.
 MatvecParams matvec_params(const Context& context, const moe_matmul_args& a);
 
+// Whether the product reads its rows as 16-bit floats, so that a norm in front may write them as such ...
+bool takes_narrow_rows(const Context& context, const moe_matmul_args& a);
+// ... which this does: the product of the norm's rows, which reach nobody else. The workspace is that of the product.
+Status run_normed_matmul(const Context& context, NormParams norm, const moe_matmul_args& a, cudaStream_t stream);
+
 // Whether `args` is what the operation takes.
 Status check_header(const OpRow& row, const moe_op_args& args);
 

@@ -118,6 +118,26 @@ Status run_blas(const Context& context, const moe_matmul_args& a, const WeightVi
   return {};
 }
 
+}  // namespace
+
+bool takes_narrow_rows(const Context& context, const moe_matmul_args& a) {
+  return a.x.ndim == 2 && a.activation != MOE_F32 && !takes_matvec(context, a.weight->view, a);
+}
+
+Status run_normed_matmul(const Context& context, NormParams norm, const moe_matmul_args& a, cudaStream_t stream) {
+  const WeightView& w = a.weight->view;
+  if (norm.n == 0 || w.n_out == 0) return {};
+  Space space(a.header);
+  norm.narrow = space.take<uint16_t>(norm.n * w.row);
+  norm.narrow_row = w.row;
+  norm.narrow_type = a.activation;
+  MOE_TRY(space.check());
+  MOE_CUDA_TRY(launch_norm(norm, stream));
+  return run_blas(context, a, w, {norm.narrow, w.row, w.row}, stream);
+}
+
+namespace {
+
 Status run_matmul(const Context& context, const moe_matmul_args& a, cudaStream_t stream) {
   const WeightView& w = a.weight->view;
   const int64_t n = a.x.shape[0];

@@ -59,12 +59,18 @@ __global__ void norm_kernel(const __grid_constant__ NormParams p) {
     for (int64_t c = threadIdx.x; c < p.dim; c += threads) squares = fmaf(x[c] - mean, x[c] - mean, squares);
   }
   const float inverse = 1.0F / sqrtf(block_sum(squares, shared) / static_cast<float>(p.dim) + p.eps);
+  uint16_t* narrow = p.narrow == nullptr ? nullptr : p.narrow + i * p.narrow_row;
   for (int64_t c = threadIdx.x; c < p.dim; c += threads) {
     float y = (x[c] - mean) * inverse;
     if (p.weight != nullptr) y *= p.weight[c];
     if (p.bias != nullptr) y += p.bias[c];
-    out[c] = y;
+    if (narrow == nullptr) {
+      out[c] = y;
+    } else {
+      narrow[c] = p.narrow_type == MOE_BF16 ? to_bf16_bits(y) : to_f16_bits(y);
+    }
   }
+  for (int64_t c = p.dim + threadIdx.x; narrow != nullptr && c < p.narrow_row; c += threads) narrow[c] = 0;
 }
 
 // One token by one block.

@@ -39,6 +39,11 @@ struct NormParams {
   float eps;
   bool layer;  // layer normalisation, else root mean square
   bool pdl;    // programmatic dependent launch
+  // Where it is not null, rows (heads 1) go there in place of out, as narrow_type (MOE_F16, MOE_BF16) and with zeros
+  // from dim to narrow_row.
+  uint16_t* narrow;
+  int64_t narrow_row;
+  int32_t narrow_type;
 };
 cudaError_t launch_norm(const NormParams& p, cudaStream_t stream);
 

@@ -139,5 +139,36 @@ TEST_F(Fused, a_norm_and_a_product_are_those_one_by_one) {
   }
 }
 
+// Rows that nobody else reads: the norm writes them as the product wants them.
+TEST_F(Fused, a_norm_whose_rows_only_the_product_reads_gives_the_same_bits) {
+  for (const auto& [wanted, activation] : {std::pair<const char*, int32_t>{"bf16", MOE_BF16}, {"f16", MOE_F16}}) {
+    for (const auto& [n, n_in] : {std::pair<int64_t, int64_t>{33, 64}, {40, 100}, {150, 2048}}) {
+      constexpr int64_t kOut = 200;
+      Random random(static_cast<uint64_t>(n * n_in));
+      OnDevice device(*backend_);
+      auto norm = moe::op_args<moe_norm_args>();
+      norm.x = device.put(numbers(random, n * n_in, 3.0), {n, n_in});
+      norm.weight = device.put(numbers(random, n_in), {n_in});
+      norm.out = device.put(std::vector<float>(static_cast<size_t>(n * n_in)), {n, n_in});
+      norm.eps = 1e-5F;
+      norm.kind = MOE_NORM_RMS;
+      auto product = moe::op_args<moe_matmul_args>();
+      product.weight = device.weight(numbers(random, kOut * n_in), kOut, n_in, wanted);
+      product.x = norm.out;
+      product.out = device.put(std::vector<float>(static_cast<size_t>(n * kOut)), {n, kOut});
+      product.scale = 0.5F;
+      product.activation = activation;
+      device.launch(MOE_OP_NORM, norm.header);
+      device.launch(MOE_OP_MATMUL, product.header);
+      const auto want = device.get<float>(product.out.data, n * kOut);
+      product.out = device.put(std::vector<float>(static_cast<size_t>(n * kOut)), {n, kOut});
+      constexpr uint32_t kOnlyForTheProduct = 1;
+      if (!device.launch_fused({MOE_OP_NORM, MOE_OP_MATMUL}, {&norm.header, &product.header}, kOnlyForTheProduct))
+        GTEST_SKIP() << "no faster way";
+      EXPECT_EQ(device.get<float>(product.out.data, n * kOut), want) << wanted << " n " << n << " in " << n_in;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace patchbay::test
