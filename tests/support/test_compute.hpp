@@ -224,6 +224,38 @@ class TestRouter {
   }
   // Tokens of id 0 at these positions.
   moe::Result<Plan> route(const std::vector<float>& logits, const std::vector<int32_t>& positions) {
+    return with_call(logits, positions, [this](const moe_route_args& args, moe_message* message) {
+      return table_->route(instance_, &args, message);
+    });
+  }
+  // The same by the operation that the router names (moe.router.op/1), launched here.
+  moe::Result<Plan> route_by_op(const Compute& compute, const std::vector<float>& logits) {
+    const auto* extension = op_extension();
+    if (extension == nullptr) return moe::unimplemented("moe.router.op/1");
+    const std::vector<int32_t> positions(logits.size() / static_cast<size_t>(spec_.n_logits));
+    return with_call(logits, positions, [&](const moe_route_args& args, moe_message* message) {
+      return moe::guard(message, [&]() -> moe::Status {
+        auto op = moe::op_args<moe_route_op_args>();
+        moe::MessageBuffer text;
+        const moe_status status = extension->op(instance_, &args, &op, text.get());
+        if (status != MOE_OK) return text.error(status);
+        MOE_ASSIGN(const moe::Op found, moe::Op::find(compute.abi(), MOE_OP_ROUTE, op.header));
+        Workspace workspace(found.workspace_bytes());
+        return found.launch(op, workspace.data(), workspace.n_bytes());
+      });
+    });
+  }
+  [[nodiscard]] const moe_router_op* op_extension() const {
+    const auto get = table_.header().get_extension;
+    return get == nullptr ? nullptr : static_cast<const moe_router_op*>(get(MOE_ROUTER_OP_ID));
+  }
+
+ private:
+  TestRouter() = default;
+  // The plan that decide(args, message) fills.
+  template <typename Decide>
+  moe::Result<Plan> with_call(const std::vector<float>& logits, const std::vector<int32_t>& positions,
+                              const Decide& decide) {
     const auto n = static_cast<int64_t>(positions.size());
     const auto size = static_cast<size_t>(n * spec_.k_max);
     Plan plan{spec_.k_max, std::vector<int32_t>(size, -7), std::vector<float>(size, -7.0F), {}};
@@ -244,13 +276,11 @@ class TestRouter {
     args.workspace = workspace.data();
     args.workspace_bytes = workspace.n_bytes();
     moe::MessageBuffer message;
-    const moe_status status = table_->route(instance_, &args, message.get());
+    const moe_status status = decide(args, message.get());
     if (status != MOE_OK) return message.error(status);
     return plan;
   }
 
- private:
-  TestRouter() = default;
   Component<moe_router> table_;
   moe_router_instance* instance_ = nullptr;
   moe_router_spec spec_ = moe::make<moe_router_spec>();

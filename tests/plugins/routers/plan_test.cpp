@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <set>
@@ -153,6 +154,23 @@ TEST_P(PlanOf, a_nan_is_not_hidden_and_ids_stay_legal) {
     seen = seen || std::isnan(plan->weights[k + j]);
   }
   EXPECT_TRUE(seen);
+}
+
+// A host may run that operation in the place of route().
+TEST_P(PlanOf, is_that_of_the_operation_that_the_router_names) {
+  if (router_->op_extension() == nullptr) {
+    EXPECT_STREQ(GetParam().plugin, "expert_attention");  // the only one here that decides on the host
+    return;
+  }
+  auto logits = random_logits(50, 13, 2.0F);
+  logits[6] = std::numeric_limits<float>::quiet_NaN();
+  const auto plan = router_->route(logits);
+  const auto by_op = router_->route_by_op(compute_, logits);
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  ASSERT_TRUE(by_op.ok()) << by_op.error().message;
+  EXPECT_EQ(by_op->ids, plan->ids);
+  EXPECT_EQ(by_op->count, plan->count);
+  EXPECT_EQ(std::memcmp(by_op->weights.data(), plan->weights.data(), plan->weights.size() * sizeof(float)), 0);
 }
 
 TEST_P(PlanOf, no_tokens_are_no_error) { EXPECT_TRUE(router_->route({}).ok()); }

@@ -105,6 +105,18 @@ typedef struct moe_router {
   moe_status (*route)(moe_router_instance* self, const moe_route_args* args, moe_message* message);
 } moe_router;
 
+/* Extension: a router whose decision is exactly one `route` operation (MOE_OP_ROUTE) of its logits, so that a host may run that operation
+ * itself, with what comes before it, in the place of calling route(). Such a router has neither context_floats nor aux_floats, and reads
+ * the logits only. */
+#define MOE_ROUTER_OP_ID "moe.router.op/1"
+typedef struct moe_router_op {
+  MOE_STRUCT_HEADER;
+  /* Fills `out`, which comes with its struct_size and every tensor absent, with the arguments of the operation that route(args) would
+   * launch; the workspace is left to whoever launches it. Called after prepare, first with shapes as large as they will come and without
+   * data. [main-thread; compute-thread] */
+  moe_status (*op)(moe_router_instance* self, const moe_route_args* args, moe_route_op_args* out, moe_message* message);
+} moe_router_op;
+
 #ifdef __cplusplus
 }
 #endif

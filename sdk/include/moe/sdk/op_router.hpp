@@ -1,11 +1,14 @@
 // Routers that are one `route` operation of the backend (MOE_OP_ROUTE): no kernel of their own, on every backend
-// without leaving the device. A class derives from OpRouter, lists which of the options below it has, and says what its
-// own options mean.
+// without leaving the device, and where the backend has a faster way together with the norm and the product before it.
+// A class derives from OpRouter, lists which of the options below it has, and says what its own options mean.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "moe/sdk/router.hpp"
 
@@ -165,12 +168,23 @@ class OpRouter : public Router {
 
   Status route(const moe_route_args& args) final {
     if (args.n_tokens == 0) return {};
+    moe_route_op_args call = op(args);
+    return op_.launch(call, args.workspace, args.workspace_bytes);
+  }
+
+  // What route(args) launches.
+  [[nodiscard]] moe_route_op_args op(const moe_route_args& args) const {
     moe_route_op_args call = settings_.args;
     call.logits = args.logits;
     call.ids = args.plan.ids;
     call.weights = args.plan.weights;
     call.count = args.plan.count;
-    return op_.launch(call, args.workspace, args.workspace_bytes);
+    return call;
+  }
+
+  // moe.router.op/1. A class with an extension of its own asks this one for the others.
+  static const void* extension(const char* id) {
+    return std::string_view(id) == MOE_ROUTER_OP_ID ? &kOpExtension : nullptr;
   }
 
  private:
@@ -178,6 +192,23 @@ class OpRouter : public Router {
   moe_weight_spec bias_spec_{};
   int32_t weight_on_ = MOE_WEIGHT_ON_OUTPUT;
   Op op_;
+
+  static moe_status give_op(moe_router_instance* self, const moe_route_args* args, moe_route_op_args* out,
+                            moe_message* message) noexcept {
+    return guard(message, [&]() -> Status {
+      MOE_TRY(check_struct(args, "args"));
+      MOE_TRY(check_struct(&out->header, "out"));
+      moe_route_op_args filled = static_cast<const OpRouter*>(reinterpret_cast<const Router*>(self))->op(*Grown(*args));
+      filled.header.struct_size = std::min(out->header.struct_size, filled.header.struct_size);
+      std::memcpy(out, &filled, filled.header.struct_size);
+      return {};
+    });
+  }
+  static constexpr moe_router_op kOpExtension = [] {
+    auto extension = make<moe_router_op>();
+    extension.op = give_op;
+    return extension;
+  }();
 };
 
 // Splits the experts into `groups` of which `top_groups` are kept, into args; both options are read here.
