@@ -1,6 +1,7 @@
 #include "fused.hpp"
 
 #include "kernels/chain.hpp"
+#include "kernels/gate.hpp"
 
 namespace moe::cuda {
 namespace {
@@ -151,12 +152,105 @@ class NormProduct final : public FusedOp {
   uint64_t workspace_bytes_ = 0;
 };
 
+bool same_rows(const moe_tensor& a, const moe_tensor& b) {
+  return a.data == b.data && a.shape[0] == b.shape[0] && a.shape[1] == b.shape[1] && a.strides[0] == b.strides[0];
+}
+
+// A gate, from the norm before it (or without one) to the decision: for few rows in one launch.
+class Gate final : public FusedOp {
+ public:
+  static bool matches(std::span<const char* const> ids) {
+    const bool normed = ids.size() == 3 && is(ids[0], MOE_OP_NORM);
+    const size_t at = normed ? 1 : 0;
+    return ids.size() == at + 2 && is(ids[at], MOE_OP_MATMUL) && is(ids[at + 1], MOE_OP_ROUTE);
+  }
+
+  static Result<std::unique_ptr<FusedOp>> make(const Context& context, std::span<const moe_op_args* const> largest,
+                                               uint32_t temporary) {
+    if (context.deterministic || !context.pdl) return none();
+    auto gate = std::make_unique<Gate>();
+    gate->normed_ = largest.size() == 3;
+    const size_t product_at = gate->normed_ ? 1 : 0;
+    if (gate->normed_) {
+      MOE_ASSIGN(gate->before_, NormProduct::make(context, largest.first(2), temporary));
+      gate->normed_are_read_ = (temporary & 1U) == 0;
+      gate->workspace_bytes_ = gate->before_->found().workspace_bytes;
+    } else {
+      MOE_ASSIGN(const Found found, find_op_row(MOE_OP_MATMUL)->find(context, *largest[0]));
+      gate->workspace_bytes_ = found.workspace_bytes;
+    }
+    gate->logits_are_read_ = (temporary >> product_at & 1U) == 0;
+    MOE_TRY(find_op_row(MOE_OP_ROUTE)->find(context, *largest[product_at + 1]));
+    if (!gate_fits(gate->params(context, largest.data()))) return none();
+    return std::unique_ptr<FusedOp>(std::move(gate));
+  }
+
+  [[nodiscard]] Found found() const override { return {"gate", workspace_bytes_}; }
+
+  Status run(const Context& context, const moe_op_args* const* args, void* workspace, uint64_t workspace_bytes,
+             cudaStream_t stream) const override {
+    const GateParams p = params(context, args);
+    if (p.product.n == 0) return {};
+    if (!follows(args) || !gate_takes(p)) return one_by_one(context, args, workspace, workspace_bytes, stream);
+    MOE_CUDA_TRY(launch_gate(p, stream));
+    return {};
+  }
+
+ private:
+  // Whether each operation reads what the one before it writes, and no place is written while it is read.
+  [[nodiscard]] bool follows(const moe_op_args* const* args) const {
+    const auto& product = as<moe_matmul_args>(args[normed_ ? 1 : 0]);
+    const auto& route = as<moe_route_op_args>(args[normed_ ? 2 : 1]);
+    if (!same_rows(product.out, route.logits)) return false;
+    if (!normed_) return true;
+    const auto& norm = as<moe_norm_args>(args[0]);
+    return same_rows(norm.out, product.x) && norm.out.data != norm.x.data;
+  }
+
+  [[nodiscard]] GateParams params(const Context& context, const moe_op_args* const* args) const {
+    const auto& product = as<moe_matmul_args>(args[normed_ ? 1 : 0]);
+    GateParams p{matvec_params(context, product), route_params(as<moe_route_op_args>(args[normed_ ? 2 : 1]))};
+    if (!logits_are_read_) p.product.out = nullptr;
+    if (!normed_) return p;
+    const auto& norm = as<moe_norm_args>(args[0]);
+    p.product.x = data_of<float>(norm.x);
+    p.product.x_row = norm.x.strides[0];
+    p.product.norm_weight = data_of<float>(norm.weight);
+    p.product.norm_eps = norm.eps;
+    if (normed_are_read_) {
+      p.product.normed = data_of<float>(norm.out);
+      p.product.normed_row = norm.out.strides[0];
+    }
+    return p;
+  }
+
+  Status one_by_one(const Context& context, const moe_op_args* const* args, void* workspace, uint64_t workspace_bytes,
+                    cudaStream_t stream) const {
+    if (normed_) {
+      MOE_TRY(before_->run(context, args, workspace, workspace_bytes, stream));
+    } else {
+      auto product = as<moe_matmul_args>(args[0]);
+      product.header.workspace = workspace;
+      product.header.workspace_bytes = workspace_bytes;
+      MOE_TRY(find_op_row(MOE_OP_MATMUL)->run(context, product.header, stream));
+    }
+    return find_op_row(MOE_OP_ROUTE)->run(context, *args[normed_ ? 2 : 1], stream);
+  }
+
+  std::unique_ptr<FusedOp> before_;  // norm and product
+  bool normed_ = false;
+  bool normed_are_read_ = true;
+  bool logits_are_read_ = true;
+  uint64_t workspace_bytes_ = 0;
+};
+
 }  // namespace
 
 Result<std::unique_ptr<FusedOp>> FusedOp::find(const Context& context, std::span<const char* const> ids,
                                                std::span<const moe_op_args* const> largest, uint32_t temporary) {
   if (Chain::matches(ids)) return Chain::make(context, ids, largest);
   if (NormProduct::matches(ids)) return NormProduct::make(context, largest, temporary);
+  if (Gate::matches(ids)) return Gate::make(context, largest, temporary);
   return none();
 }
 

@@ -10,6 +10,7 @@
 #include "blas.hpp"
 #include "error.hpp"
 #include "kernels/matvec.hpp"
+#include "kernels/route.hpp"
 #include "kernels/rows.hpp"
 #include "moe/abi/ops.h"
 #include "moe/sdk/loops/common.hpp"
@@ -113,6 +114,7 @@ class Space {
 NormParams norm_params(const moe_norm_args& a);
 RopeParams rope_params(const moe_rope_args& a);
 CacheStoreParams cache_store_params(const moe_cache_store_args& a);
+RouteParams route_params(const moe_route_op_args& a);
 // Without workspace.
 MatvecParams matvec_params(const Context& context, const moe_matmul_args& a);
 

@@ -8,9 +8,7 @@ namespace moe::cuda {
 using loops::expect_shape;
 using loops::given;
 
-namespace {
-
-RouteParams params_of(const moe_route_op_args& a) {
+RouteParams route_params(const moe_route_op_args& a) {
   RouteParams p{};
   p.logits = rows_of<const float>(a.logits);
   p.bias = data_of<float>(a.bias);
@@ -37,20 +35,22 @@ RouteParams params_of(const moe_route_op_args& a) {
   return p;
 }
 
+namespace {
+
 Result<Found> find_route(const Context&, const moe_route_op_args& a) {
   MOE_TRY(loops::check_route(a));
   const int64_t n = a.logits.shape[0];
   MOE_TRY(expect_shape("logits", a.logits, n, 1, a.n_experts + (a.score == MOE_SCORE_GROUP_GATE ? a.n_groups : 0)));
   MOE_TRY(expect_shape("ids", a.ids, n, 1, a.top_k));
   MOE_TRY(expect_shape("weights", a.weights, n, 1, a.top_k));
-  if (route_bytes(params_of(a)) > kRouteMostBytes) {
+  if (route_bytes(route_params(a)) > kRouteMostBytes) {
     return unimplemented("n_experts: expected a row that fits " + std::to_string(kRouteMostBytes) +
                          " bytes of shared memory, got " + std::to_string(a.n_experts) + " experts");
   }
   return Found{};
 }
 Status run_route(const Context& context, const moe_route_op_args& a, cudaStream_t stream) {
-  RouteParams p = params_of(a);
+  RouteParams p = route_params(a);
   p.pdl = context.pdl;
   MOE_CUDA_TRY(launch_route(p, stream));
   return {};
