@@ -66,10 +66,10 @@ moe::Status FeedForwardPart::build_router(StepDevice& device, BuildContext& ctx,
   if (status != MOE_OK) return message.error(status).in(router_subject_);
   if (on_host_) {
     MOE_ASSIGN(host_workspace_, device.device().alloc_host(std::max<uint64_t>(workspace, 64)));
-  } else {
-    device.request_workspace(workspace);
+    return {};
   }
-  return {};
+  device.request_workspace(workspace);
+  return find_route(device, n);
 }
 
 // The product that the router's logits come from, with a bias where one is to follow the load.
@@ -93,6 +93,34 @@ moe::Status FeedForwardPart::build_gate(StepDevice& device, BuildContext& ctx, c
   weight_bytes_ += gate_.weight_bytes();
   read_bytes_ += gate_.weight_bytes();
   return {};
+}
+
+// Norm, gate and decision as one operation, if the router's part of it is one and the backend has a faster way for
+// calls of up to n tokens. Nothing else reads the logits then.
+moe::Status FeedForwardPart::find_route(StepDevice& device, int64_t n) {
+  const auto* op = extension<moe_router_op>(router_component_.header(), MOE_ROUTER_OP_ID);
+  const bool keeps_more = router_spec_.context_floats > 0 || router_spec_.aux_floats > 0;
+  if (op == nullptr || !gate_.op() || keeps_more) return {};
+  moe_route_args largest = moe::make<moe_route_args>();
+  largest.n_tokens = n;
+  largest.logits = shape_f32({n, router_spec_.n_logits});
+  largest.plan = largest_plan_;
+  largest.plan.ids = shape_i32({n, router_spec_.k_max});
+  if (fills_count_) largest.plan.count = shape_i32({n});
+  route_op_ = op;
+  MOE_ASSIGN(const moe_route_op_args route, route_op(largest));
+  MOE_ASSIGN(const bool found, branch_.find_route(device, gate_.op(), gate_.largest(), route));
+  if (!found) route_op_ = nullptr;
+  return {};
+}
+
+// The operation that the router's route(args) would launch.
+moe::Result<moe_route_op_args> FeedForwardPart::route_op(const moe_route_args& args) const {
+  auto op = moe::op_args<moe_route_op_args>();
+  moe::MessageBuffer message;
+  const moe_status status = route_op_->op(router_, &args, &op, message.get());
+  if (status != MOE_OK) return message.error(status).in(router_subject_);
+  return op;
 }
 
 moe::Status FeedForwardPart::build_plan(StepDevice& device, BuildContext& ctx) {
@@ -263,12 +291,30 @@ moe::Status FeedForwardPart::prepare_route(StepDevice& device) {
     return branch_.enter(device);
   }
   const moe_tensor logits = device.scratch_f32(logits_slot_, {device.n_tokens(), router_spec_.n_logits});
-  return branch_.enter_product(device, gate_.op(), gate_.args(moe::absent(), logits));
+  const moe_matmul_args gate = gate_.args(moe::absent(), logits);
+  if (route_op_ == nullptr) return branch_.enter_product(device, gate_.op(), gate);
+  moe_route_args args = route_args(device);
+  args.logits = logits;
+  args.plan = router_plan();
+  MOE_ASSIGN(const moe_route_op_args route, route_op(args));
+  return branch_.enter_route(device, gate_.op(), gate, route);
+}
+
+// The plan as the router fills it: without a count where only the capacity gives it one.
+moe_plan FeedForwardPart::router_plan() const {
+  moe_plan filled = plan();
+  if (!fills_count_) filled.count = moe::absent();
+  return filled;
 }
 
 moe::Status FeedForwardPart::route(StepDevice& device, const moe_tensor& before_attention) {
   if (router_ == nullptr) return {};
   if (on_host_) return route_on_host(device, before_attention);
+  if (route_op_ == nullptr) MOE_TRY(ask_router(device, before_attention));
+  return capacity_ ? limit(device) : moe::Status();
+}
+
+moe::Status FeedForwardPart::ask_router(StepDevice& device, const moe_tensor& before_attention) {
   moe_route_args args = route_args(device);
   if (router_spec_.n_logits > 0) args.logits = device.scratch_f32(logits_slot_, {args.n_tokens, router_spec_.n_logits});
   if ((router_spec_.inputs & MOE_INPUT_HIDDEN) != 0) args.hidden = branch_.input(device);
@@ -281,10 +327,8 @@ moe::Status FeedForwardPart::route(StepDevice& device, const moe_tensor& before_
     args.previous = &previous_plan_;
   }
   args.context.pages = device.pages();
-  args.plan = plan();
-  if (!fills_count_) args.plan.count = moe::absent();
-  MOE_TRY(call_router(args));
-  return capacity_ ? limit(device) : moe::Status();
+  args.plan = router_plan();
+  return call_router(args);
 }
 
 // The plan cut to the experts' capacity, on the host.

@@ -24,7 +24,8 @@ class FeedForwardPart {
   FeedForwardPart(const FeedForwardPart&) = delete;
   FeedForwardPart& operator=(const FeedForwardPart&) = delete;
 
-  // The three steps of the part, in order. `before_attention`: the layer's input, where the router wants it.
+  // The three steps of the part, in order; where the backend has a faster way, the first does the router's part of the second, too.
+  // `before_attention`: the layer's input, where the router wants it.
   moe::Status prepare_route(StepDevice& device);
   moe::Status route(StepDevice& device, const moe_tensor& before_attention);
   moe::Status run_experts(StepDevice& device);
@@ -58,6 +59,7 @@ class FeedForwardPart {
   moe::Status build_router(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_router> chosen, const PlanSettings& plan);
   moe::Status build_gate(StepDevice& device, BuildContext& ctx, const PlanSettings& plan);
   moe::Status build_plan(StepDevice& device, BuildContext& ctx);
+  moe::Status find_route(StepDevice& device, int64_t n);
   moe::Status build_expert(StepDevice& device, BuildContext& ctx, Host& host, ChosenPart<moe_expert> chosen);
   moe::Result<std::vector<moe_bound_weight>> bind(StepDevice& device, BuildContext& ctx, const moe_weight_spec* specs, uint32_t n_specs,
                                                   const TensorMap& map, const std::string& subject, bool routed);
@@ -66,8 +68,11 @@ class FeedForwardPart {
     return (component.header().capabilities & capability) != 0;
   }
   [[nodiscard]] moe_route_args route_args(StepDevice& device) const;
+  moe::Result<moe_route_op_args> route_op(const moe_route_args& args) const;
+  [[nodiscard]] moe_plan router_plan() const;
   moe::Status limit(StepDevice& device);
   void limit_on_host(const moe_plan& plan);
+  moe::Status ask_router(StepDevice& device, const moe_tensor& before_attention);
   moe::Status call_router(const moe_route_args& args);
   moe::Status route_on_host(StepDevice& device, const moe_tensor& before_attention);
   moe::Result<moe_plan> previous_on_host(Device& device);
@@ -85,6 +90,7 @@ class FeedForwardPart {
   Linear gate_;
   std::optional<CapacityLimit> capacity_;
   std::optional<LoadBalancer> balancer_;
+  const moe_router_op* route_op_ = nullptr;  // where the router's decision is taken with the gate's product
   bool fills_count_ = false;  // the router's plan has a count; with a capacity there is one in any case
   size_t logits_slot_ = 0;
   Component<moe_router> router_component_;

@@ -86,6 +86,28 @@ moe::Status NormedProduct::run(StepDevice& device, const Norm& norm, const moe::
   return fused_.run(device, parts);
 }
 
+moe::Status RoutedProduct::find(StepDevice& device, const Norm& norm, const moe::Op& product,
+                                const moe_matmul_args& largest, moe_route_op_args route) {
+  moe_norm_args first = norm.largest();
+  moe_matmul_args second = largest;
+  MOE_ASSIGN(route_, find_op(device, MOE_OP_ROUTE, route));
+  const Fused::Part parts[] = {{MOE_OP_NORM, &norm.op(), &first.header},
+                               {MOE_OP_MATMUL, &product, &second.header},
+                               {MOE_OP_ROUTE, &route_, &route.header}};
+  constexpr uint32_t kProduct = 2;
+  return fused_.find(device, parts, kProduct);
+}
+
+moe::Status RoutedProduct::run(StepDevice& device, const Norm& norm, const moe::Op& product, moe_matmul_args args,
+                               const moe_tensor& x, const moe_tensor& normed, moe_route_op_args route) const {
+  moe_norm_args first = norm.args(x, normed);
+  args.x = normed;
+  const Fused::Part parts[] = {{MOE_OP_NORM, &norm.op(), &first.header},
+                               {MOE_OP_MATMUL, &product, &args.header},
+                               {MOE_OP_ROUTE, &route_, &route.header}};
+  return fused_.run(device, parts);
+}
+
 moe::Status Branch::build(StepDevice& device, BuildContext& ctx, const std::string& before, const std::string& after) {
   residual_scale_ = ctx.spec.residual_scale;
   const int64_t d = ctx.spec.d_model;
@@ -105,6 +127,12 @@ moe::Status Branch::find_product(StepDevice& device, const moe::Op& product, con
   return before_.present() ? first_.find(device, before_, product, largest, input_is_read) : moe::Status();
 }
 
+moe::Result<bool> Branch::find_route(StepDevice& device, const moe::Op& product, const moe_matmul_args& largest,
+                                     const moe_route_op_args& route) {
+  MOE_TRY(routed_.find(device, before_, product, largest, route));
+  return routed_.found();
+}
+
 moe::Status Branch::enter(StepDevice& device) const {
   return before_.present() ? before_.run(device, device.x(), device.h()) : moe::Status();
 }
@@ -113,6 +141,11 @@ moe::Status Branch::enter_product(StepDevice& device, const moe::Op& product, mo
   if (before_.present()) return first_.run(device, before_, product, args, device.x(), device.h());
   args.x = device.x();
   return device.launch(product, args);
+}
+
+moe::Status Branch::enter_route(StepDevice& device, const moe::Op& product, const moe_matmul_args& args,
+                                const moe_route_op_args& route) const {
+  return routed_.run(device, before_, product, args, device.x(), input(device), route);
 }
 
 moe::Result<moe_tensor> Branch::target(StepDevice& device) const {

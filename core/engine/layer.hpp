@@ -79,6 +79,22 @@ class NormedProduct {
   Fused fused_;
 };
 
+// The same with what follows it, a decision from the product (MOE_OP_ROUTE): only where the backend takes them as one.
+class RoutedProduct {
+ public:
+  // Nobody else reads the product.
+  moe::Status find(StepDevice& device, const Norm& norm, const moe::Op& product, const moe_matmul_args& largest,
+                   moe_route_op_args route);
+  [[nodiscard]] bool found() const { return fused_.found(); }
+  // normed = norm(x), args.out = product(normed), and what `route` makes of it. After find() has found it.
+  moe::Status run(StepDevice& device, const Norm& norm, const moe::Op& product, moe_matmul_args args,
+                  const moe_tensor& x, const moe_tensor& normed, moe_route_op_args route) const;
+
+ private:
+  moe::Op route_;
+  Fused fused_;
+};
+
 // x += residual_scale * after(f(before(x))), the frame of each part of a layer; either norm may be missing. Where there
 // is no norm after f, f adds to x itself, scaled.
 class Branch {
@@ -90,12 +106,20 @@ class Branch {
   // input elsewhere too.
   moe::Status find_product(StepDevice& device, const moe::Op& product, const moe_matmul_args& largest,
                            bool input_is_read);
+  // The same where a decision from that product follows (MOE_OP_ROUTE). True: the backend takes them as one, and
+  // enter_route() may be called.
+  moe::Result<bool> find_route(StepDevice& device, const moe::Op& product, const moe_matmul_args& largest,
+                               const moe_route_op_args& route);
 
-  // What f reads: the device's h, or x where there is no norm before it. Holds after enter or enter_product.
+  // What f reads: the device's h, or x where there is no norm before it. Holds after enter, enter_product or
+  // enter_route.
   [[nodiscard]] moe_tensor input(StepDevice& device) const { return before_.present() ? device.h() : device.x(); }
   moe::Status enter(StepDevice& device) const;
   // The same, and f's first product of it into args.out.
   moe::Status enter_product(StepDevice& device, const moe::Op& product, moe_matmul_args args) const;
+  // The same, and the decision from that.
+  moe::Status enter_route(StepDevice& device, const moe::Op& product, const moe_matmul_args& args,
+                          const moe_route_op_args& route) const;
   // Where f adds scale() * f(...): the residual stream, or memory of the branch's own that is zero.
   moe::Result<moe_tensor> target(StepDevice& device) const;
   moe::Status leave(StepDevice& device) const;
@@ -104,6 +128,7 @@ class Branch {
  private:
   Norm before_, after_;
   NormedProduct first_;
+  RoutedProduct routed_;
   moe::Op add_op_;
   moe_add_args add_args_{};
   size_t slot_ = 0;

@@ -189,6 +189,8 @@ class Fused {
   // `temporary`, bit i: nobody reads what part i wrote when all are done.
   moe::Status find(StepDevice& device, std::span<const Part> parts, uint32_t temporary);
   moe::Status run(StepDevice& device, std::span<const Part> parts) const;
+  // Whether the backend has a faster way.
+  [[nodiscard]] bool found() const { return info_.has_value(); }
 
  private:
   std::optional<moe_op_info> info_;
