@@ -8,6 +8,7 @@
 #include "core/engine/memory_plan.hpp"
 #include "core/engine/recording.hpp"
 #include "core/model/architecture/architecture.hpp"
+#include "core/model/checkpoint/usable_memory.hpp"
 #include "core/model/files/model_files.hpp"
 
 namespace patchbay {
@@ -64,7 +65,9 @@ class LoadedModel final : public Model {
 
  private:
   moe::Result<StepDevice*> device_named(const std::string& name, const Settings& settings, Host& host);
+  [[nodiscard]] MemoryNeeds needs_of(const EngineSettings& e) const;
   moe::Result<int64_t> cache_tokens(const Settings& settings) const;
+  [[nodiscard]] PackedCacheOptions packed_cache_options(const Settings& settings) const;
   moe::Status size_cache(const Settings& settings);
   moe::Status build_layers(const Settings& settings, Host& host, BuildContext& ctx);
   moe::Status build_head(BuildContext& ctx);
@@ -147,14 +150,17 @@ moe::Result<StepDevice*> LoadedModel::device_named(const std::string& wanted, co
   return step_devices_.back().get();
 }
 
+MemoryNeeds LoadedModel::needs_of(const EngineSettings& e) const {
+  return memory_needs(*checkpoint_, spec_, precision_, cache_element_bytes(cache_dtype_of(e, precision_)), limits_.max_tokens, limits_.max_sequences);
+}
+
 // Tokens that the cache is to hold. On a device that says how much memory it has, whether the model fits is found out here; the default
 // there is the whole context for every sequence, or what is left.
 moe::Result<int64_t> LoadedModel::cache_tokens(const Settings& settings) const {
   const EngineSettings& e = settings.engine;
   const uint64_t free_bytes = main_->device().description().free_bytes;
   if (free_bytes == 0) return e.cache_tokens > 0 ? e.cache_tokens : std::max(context_, std::min(context_ * e.batch_size, kDefaultContext));
-  const MemoryNeeds needs = memory_needs(*checkpoint_, spec_, precision_, cache_element_bytes(cache_dtype_of(e, precision_)), limits_.max_tokens,
-                                         limits_.max_sequences);
+  const MemoryNeeds needs = needs_of(e);
   const int64_t wanted = e.cache_tokens > 0 ? e.cache_tokens : context_ * e.batch_size;
   return cache_tokens_that_fit(needs, free_bytes, wanted, e.cache_tokens > 0 ? e.cache_tokens : context_, main_->device().name());
 }
@@ -304,6 +310,13 @@ moe::Status LoadedModel::count_bytes(const Checkpoint& checkpoint) {
   return {};
 }
 
+PackedCacheOptions LoadedModel::packed_cache_options(const Settings& settings) const {
+  const MemoryNeeds needs = needs_of(settings.engine);
+  const uint64_t beside = needs.working + needs.cache_per_token * static_cast<uint64_t>(limits_.n_pages * limits_.page_tokens);
+  const uint64_t usable = usable_memory_bytes();
+  return {settings.model.packed_cache, precision_.encoding, needs.weights, usable > beside ? usable - beside : 0};
+}
+
 moe::Status LoadedModel::build_all(const Settings& settings, Host& host, WeightLoader& loader) {
   BuildContext ctx{loader, spec_, limits_, precision_, cache_dtype_of(settings.engine, precision_), 0};
   MOE_TRY(build_head(ctx));
@@ -318,9 +331,7 @@ moe::Status LoadedModel::build(const Settings& settings, ModelFiles& files, std:
   MOE_ASSIGN(checkpoint_, files.checkpoint());
   MOE_ASSIGN(main_, device_named(settings.backends.front().plugin, settings, host));
   MOE_TRY(size_cache(settings));
-  PackedCacheOptions packed{settings.model.packed_cache, precision_.encoding, 0};
-  packed.expected_bytes = memory_needs(*checkpoint_, spec_, precision_, 0, 0, 0).weights;
-  packed_ = std::make_unique<PackedCaches>(std::move(packed), *checkpoint_);
+  packed_ = std::make_unique<PackedCaches>(packed_cache_options(settings), *checkpoint_, host.pool());
   WeightLoader loader(*checkpoint_, spec_, progress, packed_.get());
   MOE_TRY(build_all(settings, host, loader));
   for (auto& note : packed_->finish()) notes_.push_back(std::move(note));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -65,11 +66,15 @@ fs::path cache_path(const PackedCacheOptions& options, const fs::path& first_fil
 
 }  // namespace
 
-PackedCache::PackedCache(Device& device, const PackedCacheOptions& options, const Checkpoint& checkpoint)
+PackedCache::PackedCache(Device& device, const PackedCacheOptions& options, const Checkpoint& checkpoint,
+                         ThreadPool& pool)
     : device_(device),
       path_(cache_path(options, checkpoint.files().front().path(), device.name())),
       automatic_(options.where == "auto"),
-      expected_bytes_(options.expected_bytes) {
+      expected_bytes_(options.expected_bytes),
+      pool_(pool),
+      in_memory_(options.expected_bytes <= options.memory_bytes),
+      forgets_(options.expected_bytes > options.memory_bytes / 2) {
   identity_ = {{"format", std::to_string(kFormat)},
                {"layout", device.packed_layout()},
                {"precision", options.precision},
@@ -79,13 +84,15 @@ PackedCache::PackedCache(Device& device, const PackedCacheOptions& options, cons
   if (const auto status = read(); !status.ok()) {
     old_weights_.clear();
     old_.reset();
+    old_file_.reset();
     notes_.push_back(fmt::format("{}: not used, weights are packed anew: {}", path_.string(), status.error().message));
   }
 }
 
 moe::Status PackedCache::read() {
-  MOE_ASSIGN(MappedFile file, MappedFile::open(path_));
-  const auto all = file.bytes();
+  MOE_ASSIGN(InputFile file, InputFile::open(path_));
+  MOE_ASSIGN(MappedFile mapped, file.map());
+  const auto all = mapped.bytes();
   Header header{};
   if (all.size() < sizeof(header)) {
     return moe::data_loss(fmt::format("expected at least {} bytes, got {}", sizeof(header), all.size()));
@@ -103,7 +110,8 @@ moe::Status PackedCache::read() {
     return moe::data_loss("expected a directory of the header's SHA-256, got another");
   }
   MOE_TRY(read_directory(text, header.directory));
-  old_ = std::move(file);
+  old_file_ = std::move(file);
+  old_ = std::move(mapped);
   return {};
 }
 
@@ -130,15 +138,13 @@ moe::Status PackedCache::read_directory(std::string_view text, uint64_t end) {
 }
 
 moe::Result<PreparedWeight> PackedCache::prepare(const moe_weight_source& source, const std::string& key,
-                                                 bool* mapped) {
-  *mapped = false;
+                                                 bool* from_file) {
+  *from_file = false;
   if (const auto found = old_weights_.find(key); found != old_weights_.end()) {
-    const auto bytes = old_->bytes().subspan(found->second.offset, found->second.n_bytes);
-    if (auto weight = device_.adopt(source, bytes); weight.ok()) {
-      old_->prefetch(bytes);
-      if (new_) (void)write(key, bytes);
-      used_.push_back(key);
-      *mapped = true;
+    if (auto weight = take(source, found->second); weight.ok()) {
+      used_.emplace_back(key, device_.packed_bytes(*weight));
+      if (new_) (void)write(key, used_.back().second);
+      *from_file = true;
       return weight;
     }
   }
@@ -146,8 +152,49 @@ moe::Result<PreparedWeight> PackedCache::prepare(const moe_weight_source& source
   MOE_ASSIGN(PreparedWeight packed, device_.prepare(source));
   if (!new_) return packed;
   const auto written = write(key, device_.packed_bytes(packed));
-  if (!written) return packed;
+  if (!written || in_memory_) return packed;
   return device_.adopt(source, *written);
+}
+
+moe::Result<PreparedWeight> PackedCache::take(const moe_weight_source& source, const Weight& weight) {
+  if (in_memory_) {
+    auto read = read_into_memory(source, weight);
+    if (read.ok() || read.error().code != MOE_RESOURCE_EXHAUSTED) return read;
+  }
+  const auto bytes = old_->bytes().subspan(weight.offset, weight.n_bytes);
+  MOE_ASSIGN(PreparedWeight mapped, device_.adopt(source, bytes));
+  old_->prefetch(bytes);
+  return mapped;
+}
+
+moe::Result<PreparedWeight> PackedCache::read_into_memory(const moe_weight_source& source, const Weight& weight) {
+  MOE_ASSIGN(Buffer buffer, device_.alloc(weight.n_bytes));
+  const std::span bytes(static_cast<std::byte*>(buffer.data()), weight.n_bytes);
+  MOE_TRY(fill(weight, bytes));
+  MOE_ASSIGN(PreparedWeight read, device_.adopt(source, bytes));
+  buffers_.push_back(std::move(buffer));
+  if (forgets_) old_file_->forget(weight.offset, weight.n_bytes);
+  return read;
+}
+
+// On all threads, because one alone does not copy as fast as memory reads; what comes next is asked for from the disk
+// meanwhile.
+moe::Status PackedCache::fill(const Weight& weight, std::span<std::byte> out) {
+  constexpr uint64_t kPiece = uint64_t{4} << 20;
+  constexpr uint64_t kAhead = uint64_t{64} << 20;
+  old_file_->prefetch(weight.offset, weight.n_bytes + kAhead);
+  const auto n = static_cast<int64_t>((weight.n_bytes + kPiece - 1) / kPiece);
+  std::vector<moe::Status> results(static_cast<size_t>(n));
+  const auto read = [&](int64_t piece) {
+    const uint64_t first = static_cast<uint64_t>(piece) * kPiece;
+    const auto part = out.subspan(first, std::min(kPiece, weight.n_bytes - first));
+    results[static_cast<size_t>(piece)] = old_file_->read_at(weight.offset + first, part);
+  };
+  pool_.run(
+      n, [](void* context, int64_t piece, int32_t) { (*static_cast<decltype(read)*>(context))(piece); },
+      const_cast<void*>(static_cast<const void*>(&read)));
+  for (const auto& result : results) MOE_TRY(result);
+  return {};
 }
 
 // What has been used of an old file goes into the new one too.
@@ -155,9 +202,8 @@ void PackedCache::start_writing() {
   if (const auto status = reserve(); !status.ok()) return stop_writing(status.error());
   if (!old_) return;
   notes_.push_back(fmt::format("{}: lacks weights that are now wanted: it is written anew", path_.string()));
-  for (const auto& key : used_) {
-    const Weight w = old_weights_.at(key);
-    if (!write(key, old_->bytes().subspan(w.offset, w.n_bytes))) return;
+  for (const auto& [key, bytes] : used_) {
+    if (!write(key, bytes)) return;
   }
 }
 
@@ -190,6 +236,7 @@ std::optional<std::span<const std::byte>> PackedCache::write(const std::string& 
     return std::nullopt;
   }
   new_weights_.push_back({key, {end_, bytes.size()}});
+  if (in_memory_ && forgets_) new_->forget();
   const auto there = room.subspan(end_, bytes.size());
   end_ = align(end_ + bytes.size());
   return there;
@@ -221,25 +268,25 @@ void PackedCache::finish() {
     return new_->commit();
   };
   if (const auto status = write_all(); !status.ok()) return stop_writing(status.error());
-  notes_.push_back(fmt::format("packed weights are in {} ({}): the next start maps them (model.packed_cache)",
+  notes_.push_back(fmt::format("packed weights are in {} ({}): the next start takes them from there (model.packed_cache)",
                                path_.string(), gb(end_ + text.size())));
   new_.reset();
   may_write_ = false;
 }
 
-PackedCaches::PackedCaches(PackedCacheOptions options, const Checkpoint& checkpoint)
-    : options_(std::move(options)), checkpoint_(checkpoint) {
+PackedCaches::PackedCaches(PackedCacheOptions options, const Checkpoint& checkpoint, ThreadPool& pool)
+    : options_(std::move(options)), checkpoint_(checkpoint), pool_(pool) {
   on_ = options_.where != "off" && !checkpoint.files().empty() &&
         (options_.where != "auto" || checkpoint.file_bytes() >= kAutomaticBytes);
 }
 
 moe::Result<PreparedWeight> PackedCaches::prepare(Device& device, const moe_weight_source& source,
-                                                  const std::string& key, bool* mapped) {
-  *mapped = false;
+                                                  const std::string& key, bool* from_file) {
+  *from_file = false;
   if (!on_ || !device.has_packed_bytes()) return device.prepare(source);
   auto& cache = caches_[&device];
-  if (cache == nullptr) cache = std::make_unique<PackedCache>(device, options_, checkpoint_);
-  return cache->prepare(source, key, mapped);
+  if (cache == nullptr) cache = std::make_unique<PackedCache>(device, options_, checkpoint_, pool_);
+  return cache->prepare(source, key, from_file);
 }
 
 std::vector<std::string> PackedCaches::finish() {

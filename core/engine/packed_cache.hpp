@@ -1,8 +1,9 @@
-// Packed weights in a file, so that the next start maps them instead of packing again.
+// Packed weights in a file, so that the next start reads them instead of packing again.
 //
-// One file for each device whose backend gives packed bytes (moe.backend.packed/1) and each precision. A weight is
-// written to it as soon as it is packed and used from there: memory holds what is being packed once, everything else
-// belongs to the system's cache of files. The file:
+// One file for each device whose backend gives packed bytes (moe.backend.packed/1) and each precision. Where memory holds
+// all weights they lie in the device's own, and the file is written and read beside that. Where it does not they are
+// used from the mapped file, whose pages the system can take back: memory then holds what is being packed once. A weight
+// in pages of a file reads slower, because these are small (a tenth to a third, see tests/bench/RESULTS.md). The file:
 //
 //   [0, 88)            "MOEPACK1", where the directory begins u64, its bytes u64, SHA-256 of these two numbers and of
 //   the
@@ -26,7 +27,9 @@
 
 #include "core/engine/device.hpp"
 #include "core/model/checkpoint/checkpoint.hpp"
+#include "core/model/checkpoint/input_file.hpp"
 #include "core/model/checkpoint/output_file.hpp"
+#include "core/plugin/thread_pool.hpp"
 
 namespace patchbay {
 
@@ -39,16 +42,17 @@ struct PackedCacheOptions {
   std::string where = "auto";
   std::string precision;        // encoding that weights are wanted in
   uint64_t expected_bytes = 0;  // of all packed weights, for reserving room: an estimate
+  uint64_t memory_bytes = 0;    // that they may take; the file's copy in the system's cache stays if that fits too
 };
 
 // One device's file. [main-thread]
 class PackedCache {
  public:
-  PackedCache(Device& device, const PackedCacheOptions& options, const Checkpoint& checkpoint);
+  PackedCache(Device& device, const PackedCacheOptions& options, const Checkpoint& checkpoint, ThreadPool& pool);
 
   // From the file, or packed and added to it. `key`: equal for weights that have the same bytes (SHA-256 of what they
-  // are made of); `mapped` says which it was. Errors are the backend's: what is wrong with the file is a note.
-  moe::Result<PreparedWeight> prepare(const moe_weight_source& source, const std::string& key, bool* mapped);
+  // are made of); `from_file` says which it was. Errors are the backend's: what is wrong with the file is a note.
+  moe::Result<PreparedWeight> prepare(const moe_weight_source& source, const std::string& key, bool* from_file);
 
   // After the last weight: gives a new file its name.
   void finish();
@@ -65,6 +69,9 @@ class PackedCache {
 
   [[nodiscard]] moe::Status read();
   [[nodiscard]] moe::Status read_directory(std::string_view text, uint64_t end);
+  [[nodiscard]] moe::Result<PreparedWeight> take(const moe_weight_source& source, const Weight& weight);
+  [[nodiscard]] moe::Result<PreparedWeight> read_into_memory(const moe_weight_source& source, const Weight& weight);
+  [[nodiscard]] moe::Status fill(const Weight& weight, std::span<std::byte> out);
   void start_writing();
   [[nodiscard]] moe::Status reserve();
   [[nodiscard]] std::optional<std::span<const std::byte>> write(const std::string& key,
@@ -76,14 +83,19 @@ class PackedCache {
   bool automatic_;
   uint64_t expected_bytes_;
   Identity identity_;
+  ThreadPool& pool_;
+  bool in_memory_;  // weights; otherwise they are mapped
+  bool forgets_;    // what the system's cache holds of a file whose weights are in memory
+  std::optional<InputFile> old_file_;
   std::optional<MappedFile> old_;
   std::map<std::string, Weight> old_weights_;
-  std::vector<std::string> used_;  // keys of old_weights_ that were asked for
+  std::vector<std::pair<std::string, std::span<const std::byte>>> used_;  // of old_weights_, by key
   bool may_write_ = true;
   std::optional<OutputFile> new_;
   std::optional<MappedFile> new_bytes_;
   std::vector<std::pair<std::string, Weight>> new_weights_;
   uint64_t end_ = 0;  // of what was written
+  std::vector<Buffer> buffers_;  // of weights that were read
   std::vector<std::string> notes_;
 };
 
@@ -91,16 +103,17 @@ class PackedCache {
 class PackedCaches {
  public:
   // The checkpoint is read while weights are prepared, not later.
-  PackedCaches(PackedCacheOptions options, const Checkpoint& checkpoint);
+  PackedCaches(PackedCacheOptions options, const Checkpoint& checkpoint, ThreadPool& pool);
   // As PackedCache's; of a device that gives no packed bytes, the backend's.
   moe::Result<PreparedWeight> prepare(Device& device, const moe_weight_source& source, const std::string& key,
-                                      bool* mapped);
+                                      bool* from_file);
   // Ends all; what there is to say about them.
   std::vector<std::string> finish();
 
  private:
   PackedCacheOptions options_;
   const Checkpoint& checkpoint_;
+  ThreadPool& pool_;
   bool on_;
   std::map<const Device*, std::unique_ptr<PackedCache>> caches_;
 };

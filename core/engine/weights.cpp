@@ -336,9 +336,9 @@ moe::Result<PreparedWeight> WeightLoader::prepare(Device& device, const MatrixSe
   source.raw = SourceContext::raw;
   source.done = SourceContext::done;
   if (packed_ == nullptr) return device.prepare(source);
-  bool mapped = false;
-  MOE_ASSIGN(PreparedWeight weight, packed_->prepare(device, source, packed_key(set, source), &mapped));
-  for (int64_t g = 0; mapped && g < source.n_groups; ++g) context.count(g);
+  bool from_file = false;
+  MOE_ASSIGN(PreparedWeight weight, packed_->prepare(device, source, packed_key(set, source), &from_file));
+  for (int64_t g = 0; from_file && g < source.n_groups; ++g) context.count(g);
   return weight;
 }
 

@@ -2,8 +2,10 @@
 // anew.
 #include <sys/stat.h>
 
+#include <fstream>
 #include <thread>
 
+#include "core/engine/packed_cache.hpp"
 #include "tests/e2e/engine_fixture.hpp"
 
 namespace patchbay::e2e {
@@ -27,6 +29,14 @@ class PackedCache : public ::testing::Test {
       fs::copy_file(fixture_dir(fixture) / name, model_ / name, fs::copy_options::overwrite_existing);
   }
 
+  static std::shared_ptr<PluginRegistry> registry(Host& host) {
+    RegistryOptions plugins;
+    plugins.search_paths = {PATCHBAY_BINARY_DIR "/lib/patchbay/plugins"};
+    plugins.probe_program = PATCHBAY_BINARY_DIR "/bin/patchbay";
+    plugins.cache_file = PATCHBAY_BINARY_DIR "/tests/e2e_cache/engine/plugins.json";
+    return PluginRegistry::scan(std::move(plugins), host);
+  }
+
   // Loads the model and runs a prompt.
   Loaded load(const std::string& precision, const std::string& where) const {
     Loaded out;
@@ -36,14 +46,10 @@ class PackedCache : public ::testing::Test {
     settings->architecture_paths.emplace_back(PATCHBAY_SOURCE_DIR "/configs/architectures");
     settings->backends = {{"cpu", {}, "test"}};
     Host host(2);
-    RegistryOptions plugins;
-    plugins.search_paths = {PATCHBAY_BINARY_DIR "/lib/patchbay/plugins"};
-    plugins.probe_program = PATCHBAY_BINARY_DIR "/bin/patchbay";
-    plugins.cache_file = PATCHBAY_BINARY_DIR "/tests/e2e_cache/engine/plugins.json";
     uint64_t done = 0;
     uint64_t total = 0;
     const auto progress = [&](uint64_t n, uint64_t of) { done = n, total = of; };
-    auto model = Model::load(*settings, PluginRegistry::scan(std::move(plugins), host), host, progress);
+    auto model = Model::load(*settings, registry(host), host, progress);
     EXPECT_TRUE(model.ok()) << model.error().message;
     if (!model.ok()) return out;
     EXPECT_GT(done, fs::file_size(model_ / "config.json")) << "progress";
@@ -110,7 +116,7 @@ TEST_F(PackedCache, logits_are_the_same_bits_without_with_a_new_file_and_with_th
     EXPECT_EQ(plain.notes, std::vector<std::string>());
     EXPECT_FALSE(fs::exists(folder_));
     const Loaded first = load(precision);
-    expect_note(first, "the next start maps them");
+    expect_note(first, "the next start takes them from there");
     const auto written = fs::last_write_time(file());
     const Loaded second = load(precision);
     EXPECT_EQ(second.notes, std::vector<std::string>());
@@ -127,6 +133,111 @@ TEST_F(PackedCache, weights_come_from_the_file) {
   const fs::path path = file();
   for (uint64_t at = 64 << 10; at < fs::file_size(path) - 8192; at += 1021) change_byte(path, at);
   EXPECT_NE(load().logits, first.logits);
+}
+
+// f32 [8, 700, 1000], which int8 packs into more than one thread reads at a time.
+struct LargeMatrix {
+  LargeMatrix() {
+    abi.name = abi.role = "large";
+    abi.encoding = "f32";
+    abi.wanted = "int8";
+    abi.n_groups = 8;
+    abi.n_out = 700;
+    abi.n_in = 1000;
+    abi.uses = MOE_USE_MATMUL;
+    abi.read_f32 = [](void*, int64_t group, int64_t row, int64_t n_rows, float* out) {
+      for (int64_t i = 0; i < n_rows * 1000; ++i) *out++ = static_cast<float>((group * 700 + row) * 1000 + i) * 1e-6F;
+    };
+  }
+  moe_weight_source abi = moe::make<moe_weight_source>();
+};
+
+// The line of /proc/self/maps that says what an address belongs to.
+std::string mapping_of(const void* address) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t first = 0;
+    uintptr_t last = 0;
+    std::sscanf(line.c_str(), "%lx-%lx", &first, &last);
+    const auto at = reinterpret_cast<uintptr_t>(address);
+    if (first <= at && at < last) return line;
+  }
+  return "";
+}
+
+// One weight and one device, without a model.
+class PackedWeights : public PackedCache {
+ protected:
+  void SetUp() override {
+    PackedCache::SetUp();
+    auto backend = plugins_->backend("cpu");
+    ASSERT_TRUE(backend.ok()) << backend.error().message;
+    auto device = Device::open(std::move(*backend), {}, host_);
+    ASSERT_TRUE(device.ok()) << device.error().message;
+    device_ = std::move(*device);
+    auto checkpoint = open_checkpoint(model_);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    checkpoint_ = std::move(*checkpoint);
+  }
+  std::unique_ptr<PackedCaches> caches(uint64_t memory_bytes) {
+    return std::make_unique<PackedCaches>(
+        PackedCacheOptions{folder_.string(), "int8", kExpectedBytes, memory_bytes}, *checkpoint_, host_.pool());
+  }
+  PreparedWeight prepare(PackedCaches& caches, const std::string& key, bool expect_from_file) {
+    bool from_file = false;
+    auto weight = caches.prepare(*device_, matrix_.abi, key, &from_file);
+    EXPECT_TRUE(weight.ok()) << weight.error().message;
+    EXPECT_EQ(from_file, expect_from_file);
+    return weight.ok() ? std::move(*weight) : PreparedWeight();
+  }
+  std::string text_of(const PreparedWeight& weight) const {
+    const auto bytes = device_->packed_bytes(weight);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+
+  static constexpr uint64_t kExpectedBytes = 1000;
+  const LargeMatrix matrix_;
+  Host host_{2};
+  const std::shared_ptr<PluginRegistry> plugins_ = registry(host_);
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+};
+
+TEST_F(PackedWeights, are_in_memory_where_that_holds_them_and_else_in_the_mapped_file) {
+  std::string first;
+  // Room for the weights and the file's copy, for the weights alone, for neither; each without and with a file.
+  for (const uint64_t memory : {2 * kExpectedBytes, kExpectedBytes, kExpectedBytes - 1}) {
+    for (const bool there : {false, true}) {
+      const auto all = caches(memory);
+      const PreparedWeight weight = prepare(*all, "key", there);
+      if (first.empty()) first = text_of(weight);
+      EXPECT_TRUE(text_of(weight) == first) << memory << there;
+      const std::string where = mapping_of(device_->packed_bytes(weight).data());
+      EXPECT_EQ(where.find(dir_.path().string()) != std::string::npos, memory < kExpectedBytes) << where;
+      EXPECT_EQ(all->finish().size(), there ? 0U : 1U);
+    }
+    fs::remove_all(folder_);
+  }
+  EXPECT_GT(first.size(), size_t{5} << 20);
+}
+
+TEST_F(PackedWeights, are_packed_again_where_the_file_lost_them_after_its_directory_was_read) {
+  std::string first;
+  {
+    const auto all = caches(kExpectedBytes);
+    first = text_of(prepare(*all, "a", false));
+    prepare(*all, "b", false);
+    all->finish();
+  }
+  const auto all = caches(kExpectedBytes);
+  const PreparedWeight a = prepare(*all, "a", true);
+  fs::resize_file(file(), 1 << 20);
+  const PreparedWeight b = prepare(*all, "b", false);
+  EXPECT_TRUE(text_of(a) == first);
+  EXPECT_TRUE(text_of(b) == first);
+  all->finish();
+  const auto next = caches(kExpectedBytes);
+  for (const char* key : {"a", "b"}) EXPECT_TRUE(text_of(prepare(*next, key, true)) == first) << key;
 }
 
 TEST_F(PackedCache, a_checkpoint_that_was_written_to_is_packed_anew) {

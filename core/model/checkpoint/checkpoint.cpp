@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <functional>
 
 #include "core/model/checkpoint/gguf.hpp"
 #include "core/model/checkpoint/safetensors.hpp"
+#include "core/model/checkpoint/usable_memory.hpp"
 
 namespace patchbay {
 namespace {
@@ -17,21 +17,6 @@ using Opened = moe::Result<std::unique_ptr<Checkpoint>>;
 bool begins_with(std::span<const std::byte> bytes, std::string_view text) {
   return bytes.size() >= text.size() &&
          std::string_view(reinterpret_cast<const char*>(bytes.data()), text.size()) == text;
-}
-
-// What the system says a program may still use, its cache of files counted as free; of a container what it may use at
-// all. The largest number if it does not say.
-uint64_t usable_memory_bytes() {
-  uint64_t bytes = UINT64_MAX;
-  std::string name;
-  uint64_t kilobytes = 0;
-  std::string unit;
-  for (std::ifstream file("/proc/meminfo"); file >> name >> kilobytes; std::getline(file, unit)) {
-    if (name == "MemAvailable:") bytes = kilobytes * 1024;
-  }
-  uint64_t limit = 0;
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit) bytes = std::min(bytes, limit);
-  return bytes;
 }
 
 // One kind of file, and what opens it: known by its first bytes, or by the end of its name where those say nothing.

@@ -22,21 +22,24 @@ moe::Error system_error(const std::filesystem::path& path, int code) {
 
 }  // namespace
 
-moe::Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
+moe::Result<int> open_for_reading(const std::filesystem::path& path) {
   // O_NONBLOCK: a FIFO under the name of a file must not hang us.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return system_error(path, errno);
   struct stat info {};
-  if (::fstat(fd, &info) != 0) {
-    const int code = errno;
-    ::close(fd);
-    return system_error(path, code);
-  }
-  if (!S_ISREG(info.st_mode)) {
-    ::close(fd);
-    return moe::not_found(fmt::format("{}: expected a file, got something else", path.string()));
-  }
-  auto mapped = of(fd, path, static_cast<size_t>(info.st_size));
+  const int code = ::fstat(fd, &info) == 0 ? 0 : errno;
+  if (code == 0 && S_ISREG(info.st_mode)) return fd;
+  ::close(fd);
+  if (code != 0) return system_error(path, code);
+  return moe::not_found(fmt::format("{}: expected a file, got something else", path.string()));
+}
+
+moe::Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  MOE_ASSIGN(const int fd, open_for_reading(path));
+  struct stat info {};
+  const int code = ::fstat(fd, &info) == 0 ? 0 : errno;
+  moe::Result<MappedFile> mapped =
+      code != 0 ? system_error(path, code) : of(fd, path, static_cast<size_t>(info.st_size));
   ::close(fd);
   if (mapped.ok()) mapped->modified_ns_ = info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec;
   return mapped;

@@ -9,6 +9,9 @@
 
 namespace patchbay {
 
+// A handle on a regular file, for the caller to close. Errors as MappedFile::open's.
+moe::Result<int> open_for_reading(const std::filesystem::path& path);
+
 // Owns the mapping; keeps no file handle. Moving it does not move the bytes.
 class MappedFile {
  public:

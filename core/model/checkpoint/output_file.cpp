@@ -80,6 +80,8 @@ moe::Status OutputFile::write_at(uint64_t offset, std::span<const std::byte> byt
   return {};
 }
 
+void OutputFile::forget() const { ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
+
 moe::Result<MappedFile> OutputFile::map(uint64_t n_bytes) const { return MappedFile::of(fd_, path_, n_bytes); }
 
 moe::Status OutputFile::cut(uint64_t n_bytes) {

@@ -26,6 +26,10 @@ class OutputFile {
 
   moe::Status write_at(uint64_t offset, std::span<const std::byte> bytes);
 
+  // Has what was written brought to the disk, and gives back what the system's cache holds of it, as far as that is there
+  // already. Without waiting: the next call gives back what this one could not.
+  void forget() const;
+
   // Up to `n_bytes` of the file for reading, also while it is written: what has been written lies there. It outlives
   // this, whether committed or not.
   [[nodiscard]] moe::Result<MappedFile> map(uint64_t n_bytes) const;

@@ -8,8 +8,8 @@
 extern "C" {
 #endif
 
-/* Extension: prepared weights as plain bytes, which the host keeps in a file and maps at the next start instead of packing again. For a
- * backend whose memory is visible to the host. */
+/* Extension: prepared weights as plain bytes, which the host keeps in a file and takes from there at the next start instead of packing
+ * again. For a backend whose memory is visible to the host. */
 #define MOE_BACKEND_PACKED_ID "moe.backend.packed/1"
 typedef struct moe_backend_packed {
   MOE_STRUCT_HEADER;
@@ -19,7 +19,8 @@ typedef struct moe_backend_packed {
   /* All bytes of a weight; they live as long as it. [thread-safe] */
   const void* (*bytes)(const moe_weight* weight, uint64_t* n_bytes);
   /* The weight that `prepare` would make of this source, over bytes that such a weight gave under the same layout(); nothing is copied, and
-   * of the source only the description is read. `bytes` begins on a page, is for reading only and stays until `release`.
+   * of the source only the description is read. `bytes` is a buffer of this instance's alloc(), where weights are read fastest, or begins
+ * on a page of a file; it is for reading only and stays until `release`.
    * MOE_INVALID_ARGUMENT: not as many bytes as that weight has. [main-thread] */
   moe_status (*adopt)(moe_backend_instance* self, const moe_weight_source* source, const void* bytes, uint64_t n_bytes, moe_prepared* out,
                       moe_message* message);
