@@ -4,9 +4,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
+#include <mutex>
 
+#include "core/model/checkpoint/large_pages.hpp"
 #include "core/model/json/json.hpp"
 #include "core/plugin/sha256.hpp"
 
@@ -17,7 +20,7 @@ namespace fs = std::filesystem;
 
 static_assert(std::endian::native == std::endian::little, "the header is written as it lies in memory");
 
-constexpr uint64_t kAlignment = 64 << 10;  // the largest pages that systems have
+constexpr uint64_t kAlignment = 64 << 10;  // the largest that systems have as their only page
 constexpr uint64_t kAutomaticBytes = uint64_t{1} << 30;
 // A change of the file's format, or of what the core makes of a checkpoint's numbers, is a new one.
 constexpr int kFormat = 1;
@@ -38,7 +41,7 @@ std::string hash_of(uint64_t directory, std::string_view text) {
 
 std::string gb(uint64_t n_bytes) { return fmt::format("{:.2f} GB", static_cast<double>(n_bytes) / 1e9); }
 
-uint64_t align(uint64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
+uint64_t align(uint64_t n, uint64_t unit = kAlignment) { return (n + unit - 1) / unit * unit; }
 
 std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
 
@@ -92,6 +95,7 @@ PackedCache::PackedCache(Device& device, const PackedCacheOptions& options, cons
 moe::Status PackedCache::read() {
   MOE_ASSIGN(InputFile file, InputFile::open(path_));
   MOE_ASSIGN(MappedFile mapped, file.map());
+  ask_for_large_pages(mapped.bytes());
   const auto all = mapped.bytes();
   Header header{};
   if (all.size() < sizeof(header)) {
@@ -152,18 +156,18 @@ moe::Result<PreparedWeight> PackedCache::prepare(const moe_weight_source& source
   MOE_ASSIGN(PreparedWeight packed, device_.prepare(source));
   if (!new_) return packed;
   const auto written = write(key, device_.packed_bytes(packed));
-  if (!written || in_memory_) return packed;
+  if (!written || (in_memory_ && !load_in_large_pages(*written))) return packed;
   return device_.adopt(source, *written);
 }
 
 moe::Result<PreparedWeight> PackedCache::take(const moe_weight_source& source, const Weight& weight) {
-  if (in_memory_) {
+  const auto bytes = old_->bytes().subspan(weight.offset, weight.n_bytes);
+  if (in_memory_ && !load_in_large_pages(bytes)) {
     auto read = read_into_memory(source, weight);
     if (read.ok() || read.error().code != MOE_RESOURCE_EXHAUSTED) return read;
   }
-  const auto bytes = old_->bytes().subspan(weight.offset, weight.n_bytes);
   MOE_ASSIGN(PreparedWeight mapped, device_.adopt(source, bytes));
-  old_->prefetch(bytes);
+  if (!in_memory_) old_->prefetch(bytes);
   return mapped;
 }
 
@@ -173,28 +177,45 @@ moe::Result<PreparedWeight> PackedCache::read_into_memory(const moe_weight_sourc
   MOE_TRY(fill(weight, bytes));
   MOE_ASSIGN(PreparedWeight read, device_.adopt(source, bytes));
   buffers_.push_back(std::move(buffer));
+  old_->release(old_->bytes().subspan(weight.offset, weight.n_bytes));
   if (forgets_) old_file_->forget(weight.offset, weight.n_bytes);
   return read;
 }
 
-// On all threads, because one alone does not copy as fast as memory reads; what comes next is asked for from the disk
-// meanwhile.
-moe::Status PackedCache::fill(const Weight& weight, std::span<std::byte> out) {
-  constexpr uint64_t kPiece = uint64_t{4} << 20;
-  constexpr uint64_t kAhead = uint64_t{64} << 20;
-  old_file_->prefetch(weight.offset, weight.n_bytes + kAhead);
-  const auto n = static_cast<int64_t>((weight.n_bytes + kPiece - 1) / kPiece);
-  std::vector<moe::Status> results(static_cast<size_t>(n));
-  const auto read = [&](int64_t piece) {
-    const uint64_t first = static_cast<uint64_t>(piece) * kPiece;
-    const auto part = out.subspan(first, std::min(kPiece, weight.n_bytes - first));
-    results[static_cast<size_t>(piece)] = old_file_->read_at(weight.offset + first, part);
+template <typename F>
+void PackedCache::for_pieces(uint64_t n_bytes, const F& f) {
+  constexpr uint64_t kPiece = uint64_t{8} << 20;
+  const auto piece = [&](int64_t i) {
+    const uint64_t first = static_cast<uint64_t>(i) * kPiece;
+    f(first, std::min(kPiece, n_bytes - first));
   };
   pool_.run(
-      n, [](void* context, int64_t piece, int32_t) { (*static_cast<decltype(read)*>(context))(piece); },
-      const_cast<void*>(static_cast<const void*>(&read)));
-  for (const auto& result : results) MOE_TRY(result);
-  return {};
+      static_cast<int64_t>((n_bytes + kPiece - 1) / kPiece),
+      [](void* context, int64_t i, int32_t) { (*static_cast<decltype(piece)*>(context))(i); },
+      const_cast<void*>(static_cast<const void*>(&piece)));
+}
+
+bool PackedCache::load_in_large_pages(std::span<const std::byte> bytes) {
+  if (bytes.size() < kLargePageBytes) return false;
+  std::atomic<uint64_t> large = 0;
+  for_pieces(bytes.size(), [&](uint64_t first, uint64_t n) {
+    if (patchbay::load_in_large_pages(bytes.subspan(first, n))) large += n;
+  });
+  return large >= bytes.size() / 4 * 3;
+}
+
+// What comes next is asked for from the disk meanwhile.
+moe::Status PackedCache::fill(const Weight& weight, std::span<std::byte> out) {
+  constexpr uint64_t kAhead = uint64_t{64} << 20;
+  old_file_->prefetch(weight.offset, weight.n_bytes + kAhead);
+  std::mutex mutex;
+  moe::Status status;
+  for_pieces(weight.n_bytes, [&](uint64_t first, uint64_t n) {
+    const auto read = old_file_->read_at(weight.offset + first, out.subspan(first, n));
+    const std::lock_guard lock(mutex);
+    if (!read.ok()) status = read;
+  });
+  return status;
 }
 
 // What has been used of an old file goes into the new one too.
@@ -219,6 +240,7 @@ moe::Status PackedCache::reserve() {
   MOE_ASSIGN(OutputFile file, OutputFile::create(path_, expected_bytes_));
   // Address space beyond the end, for an estimate that was too small, costs nothing.
   MOE_ASSIGN(MappedFile bytes, file.map(align(2 * expected_bytes_ + kAutomaticBytes)));
+  ask_for_large_pages(bytes.bytes());
   new_ = std::move(file);
   new_bytes_ = std::move(bytes);
   end_ = kAlignment;
@@ -227,19 +249,21 @@ moe::Status PackedCache::reserve() {
 
 std::optional<std::span<const std::byte>> PackedCache::write(const std::string& key, std::span<const std::byte> bytes) {
   const auto room = new_bytes_->bytes();
-  if (end_ > room.size() || bytes.size() > room.size() - end_) {
+  const uint64_t unit = bytes.size() < kLargePageBytes ? kAlignment : kLargePageBytes;
+  const uint64_t begin = align(end_, unit);
+  const uint64_t end = align(begin + bytes.size(), unit);
+  if (end > room.size()) {
     stop_writing(moe::exhausted(fmt::format("expected about {} in all, got more", gb(expected_bytes_))));
     return std::nullopt;
   }
-  if (const auto status = new_->write_at(end_, bytes); !status.ok()) {
+  if (const auto status = new_->write_at(begin, bytes, end - begin - bytes.size()); !status.ok()) {
     stop_writing(status.error());
     return std::nullopt;
   }
-  new_weights_.push_back({key, {end_, bytes.size()}});
   if (in_memory_ && forgets_) new_->forget();
-  const auto there = room.subspan(end_, bytes.size());
-  end_ = align(end_ + bytes.size());
-  return there;
+  new_weights_.push_back({key, {begin, bytes.size()}});
+  end_ = end;
+  return room.subspan(begin, bytes.size());
 }
 
 // What has been written stays for this run, without a name. A folder that nobody may write to is no news.

@@ -1,14 +1,15 @@
 // Packed weights in a file, so that the next start reads them instead of packing again.
 //
-// One file for each device whose backend gives packed bytes (moe.backend.packed/1) and each precision. Where memory holds
-// all weights they lie in the device's own, and the file is written and read beside that. Where it does not they are
-// used from the mapped file, whose pages the system can take back: memory then holds what is being packed once. A weight
-// in pages of a file reads slower, because these are small (a tenth to a third, see tests/bench/RESULTS.md). The file:
+// One file for each device whose backend gives packed bytes (moe.backend.packed/1) and each precision. Weights are used
+// from the mapped file where the system holds that in large pages. In small ones they read slower (by a tenth to a third,
+// see tests/bench/RESULTS.md), so a weight that comes in those is read into memory of the device's, or stays there once
+// packed, unless memory is too short for all weights: pages of a file the system can take back. The file:
 //
 //   [0, 88)            "MOEPACK1", where the directory begins u64, its bytes u64, SHA-256 of these two numbers and of
 //   the
 //                      directory in hexadecimal; little-endian
-//   [64 KiB, ...)      the weights' bytes, each from a multiple of 64 KiB
+//   [64 KiB, ...)      the weights' bytes, each from a multiple of 64 KiB, large ones from one of 2 MiB and followed by
+//                      zeros up to the next
 //   at the end         the directory, JSON: what it is for (format, layout, precision, checkpoint), and of each weight
 //                      its key, offset and bytes
 //
@@ -42,7 +43,7 @@ struct PackedCacheOptions {
   std::string where = "auto";
   std::string precision;        // encoding that weights are wanted in
   uint64_t expected_bytes = 0;  // of all packed weights, for reserving room: an estimate
-  uint64_t memory_bytes = 0;    // that they may take; the file's copy in the system's cache stays if that fits too
+  uint64_t memory_bytes = 0;    // that they may take; a copy in the system's cache beside them stays if that fits too
 };
 
 // One device's file. [main-thread]
@@ -69,9 +70,13 @@ class PackedCache {
 
   [[nodiscard]] moe::Status read();
   [[nodiscard]] moe::Status read_directory(std::string_view text, uint64_t end);
+  [[nodiscard]] bool load_in_large_pages(std::span<const std::byte> bytes);
   [[nodiscard]] moe::Result<PreparedWeight> take(const moe_weight_source& source, const Weight& weight);
   [[nodiscard]] moe::Result<PreparedWeight> read_into_memory(const moe_weight_source& source, const Weight& weight);
   [[nodiscard]] moe::Status fill(const Weight& weight, std::span<std::byte> out);
+  // f(offset, n_bytes) for pieces of so many bytes, on all threads.
+  template <typename F>
+  void for_pieces(uint64_t n_bytes, const F& f);
   void start_writing();
   [[nodiscard]] moe::Status reserve();
   [[nodiscard]] std::optional<std::span<const std::byte>> write(const std::string& key,
@@ -84,7 +89,7 @@ class PackedCache {
   uint64_t expected_bytes_;
   Identity identity_;
   ThreadPool& pool_;
-  bool in_memory_;  // weights; otherwise they are mapped
+  bool in_memory_;  // there is room for all weights
   bool forgets_;    // what the system's cache holds of a file whose weights are in memory
   std::optional<InputFile> old_file_;
   std::optional<MappedFile> old_;

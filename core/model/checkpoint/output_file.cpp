@@ -2,13 +2,18 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <utility>
+#include <vector>
+
+#include "core/model/checkpoint/large_pages.hpp"
 
 namespace patchbay {
 namespace {
@@ -69,13 +74,19 @@ OutputFile::~OutputFile() {
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
-moe::Status OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+moe::Status OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes, uint64_t n_zeros) {
+  static const std::vector<std::byte> kZeros(kLargePageBytes);
+  while (bytes.size() + n_zeros > 0) {
+    const iovec parts[] = {{const_cast<std::byte*>(bytes.data()), bytes.size()},
+                           {const_cast<std::byte*>(kZeros.data()), std::min<uint64_t>(n_zeros, kZeros.size())}};
+    const ssize_t n = ::pwritev(fd_, parts, 2, static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return write_error(path_, errno);
-    offset += static_cast<uint64_t>(n);
-    bytes = bytes.subspan(static_cast<size_t>(n));
+    const auto written = static_cast<uint64_t>(n);
+    const uint64_t of_bytes = std::min<uint64_t>(written, bytes.size());
+    offset += written;
+    bytes = bytes.subspan(of_bytes);
+    n_zeros -= written - of_bytes;
   }
   return {};
 }

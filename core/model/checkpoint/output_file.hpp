@@ -24,7 +24,8 @@ class OutputFile {
   OutputFile& operator=(OutputFile&& other) noexcept;
   ~OutputFile();
 
-  moe::Status write_at(uint64_t offset, std::span<const std::byte> bytes);
+  // `n_zeros` zeros after the bytes, in one go: a file system chooses its pages by how much it is given.
+  moe::Status write_at(uint64_t offset, std::span<const std::byte> bytes, uint64_t n_zeros = 0);
 
   // Has what was written brought to the disk, and gives back what the system's cache holds of it, as far as that is there
   // already. Without waiting: the next call gives back what this one could not.
