@@ -235,7 +235,9 @@ moe::Result<std::vector<moe_bound_weight>> FeedForwardPart::bind(StepDevice& dev
       weight.prepared = prepared.get();
       weight_bytes_ += prepared.bytes();
       const auto groups = static_cast<uint64_t>(spec.n_groups);  // several: one for each expert, or for each few of them
-      read_bytes_ += routed && groups > 1 ? prepared.bytes() / groups * std::min(static_cast<uint64_t>(router_spec_.k_max), groups) : prepared.bytes();
+      const bool chosen = routed && groups > 1;
+      if (chosen) expert_bytes_ += prepared.bytes() / groups;
+      read_bytes_ += chosen ? prepared.bytes() / groups * std::min(static_cast<uint64_t>(router_spec_.k_max), groups) : prepared.bytes();
       prepared_.push_back(std::move(prepared));
     } else {
       auto values = ctx.weights.vectors(map, spec.role, ctx.layer, spec.n_groups, spec.n_out * spec.n_in);

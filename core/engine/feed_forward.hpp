@@ -51,6 +51,8 @@ class FeedForwardPart {
   [[nodiscard]] uint64_t weight_bytes() const { return weight_bytes_; }
   // What a token reads of them at most: k of the routed experts.
   [[nodiscard]] uint64_t read_bytes() const { return read_bytes_; }
+  // One routed expert's.
+  [[nodiscard]] uint64_t expert_bytes() const { return expert_bytes_; }
   [[nodiscard]] int64_t n_experts() const { return n_experts_; }
   [[nodiscard]] uint64_t cache_bytes_per_token() const { return static_cast<uint64_t>(router_spec_.context_floats) * 4; }
 
@@ -116,6 +118,7 @@ class FeedForwardPart {
   std::string router_name_, expert_name_, router_subject_, expert_subject_;
   uint64_t weight_bytes_ = 0;
   uint64_t read_bytes_ = 0;
+  uint64_t expert_bytes_ = 0;
   int64_t n_experts_ = 0;
   int64_t n_ids_ = 0;
 };

@@ -298,8 +298,13 @@ moe::Status LoadedModel::build_head(BuildContext& ctx) {
 
 moe::Status LoadedModel::count_bytes(const Checkpoint& checkpoint) {
   bytes_.weights = embedding_.bytes() + head_weight_.bytes();
-  bytes_.read_per_token = spec_.tied ? embedding_.bytes() : head_weight_.bytes();
-  for (const auto& layer : layers_parts_) {
+  bytes_.head = bytes_.read_per_token = spec_.tied ? embedding_.bytes() : head_weight_.bytes();
+  for (size_t l = 0; l < layers_parts_.size(); ++l) {
+    const Layer& layer = layers_parts_[l];
+    const uint64_t chosen = layer.ffn->expert_bytes() * static_cast<uint64_t>(std::min(layer.ffn->k_max(), layer.ffn->n_experts()));
+    const AttentionSpec& attention = spec_.layers[l].attention;
+    bytes_.layers.push_back({layer.attention->weight_bytes() + layer.ffn->read_bytes() - std::min(chosen, layer.ffn->read_bytes()), layer.ffn->expert_bytes(),
+                             layer.attention->cache_bytes_per_token() + layer.ffn->cache_bytes_per_token(), attention.chunk > 0 ? attention.chunk : attention.window});
     bytes_.weights += layer.attention->weight_bytes() + layer.ffn->weight_bytes();
     bytes_.read_per_token += layer.attention->weight_bytes() + layer.ffn->read_bytes();
     bytes_.cache_per_token += layer.attention->cache_bytes_per_token() + layer.ffn->cache_bytes_per_token();

@@ -20,6 +20,14 @@
 
 namespace patchbay {
 
+// What a step reads of a layer.
+struct LayerBytes {
+  uint64_t always = 0;        // weights, whatever it chooses
+  uint64_t expert = 0;        // of one routed expert
+  uint64_t cached_token = 0;  // keys and values, or latents, and routers' rows
+  int64_t reach = 0;          // cached tokens that a token looks at, at most; 0: all
+};
+
 // What one token's forward pass reads, for judging speed against the machine's bandwidth.
 struct ModelBytes {
   uint64_t weights = 0;            // all of them, as prepared
@@ -27,6 +35,8 @@ struct ModelBytes {
   uint64_t cache_per_token = 0;    // that one cached token takes
   uint64_t cache = 0;              // the whole paged cache
   uint64_t scratch = 0;
+  uint64_t head = 0;               // of the output's weights
+  std::vector<LayerBytes> layers;
 };
 
 class Model {

@@ -96,8 +96,15 @@ Probe::Probe(const moe_host& host, size_t n_bytes) : host_(host), memory_(nullpt
   void* p = mmap(nullptr, n_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) std::abort();
   madvise(p, n_bytes_, MADV_HUGEPAGE);
-  std::memset(p, 1, n_bytes_);
   memory_ = static_cast<float*>(p);
+  auto write = [&](int64_t t) {
+    const int64_t n = host.n_threads(host.self);
+    const size_t part = n_bytes_ / static_cast<size_t>(n);
+    const size_t first = part * static_cast<size_t>(t);
+    std::memset(static_cast<char*>(p) + first, 1, t + 1 == n ? n_bytes_ - first : part);
+  };
+  host.parallel_for(
+      host.self, host.n_threads(host.self), [](void* f, int64_t task, int32_t) { (*static_cast<decltype(write)*>(f))(task); }, &write);
 }
 Probe::~Probe() { munmap(memory_, n_bytes_); }
 

@@ -7,7 +7,6 @@
 
 #include "tools/patchbay/bandwidth.hpp"
 #include "tools/patchbay/commands.hpp"
-#include "tools/patchbay/report.hpp"
 #include "tools/patchbay/session.hpp"
 #include "tools/patchbay/shapes.hpp"
 #include "tools/patchbay/speed.hpp"
@@ -83,17 +82,22 @@ Breakdown break_down(Session& session, const BenchFlags& flags) {
   return out;
 }
 
+// Of the bandwidth, that decoding takes: weights, each chosen expert's once a step, and keys and values.
+double share_of(const SpeedMeasurement& m, double bandwidth) {
+  return m.step_bytes * m.decode_tokens_per_s / static_cast<double>(m.batch) / bandwidth;
+}
+
 void print_table(const Session& session, const std::vector<SpeedMeasurement>& all, const Breakdown& b, double before, double after) {
   const ModelBytes& bytes = session.model->bytes();
   const bool measured = before > 0;
   if (measured) fmt::print("memory reads {:.1f} GB/s before, {:.1f} GB/s after; ", before / 1e9, after / 1e9);
   fmt::print("{:.2f} MB of weights a token at batch 1{}, {} threads\n", static_cast<double>(bytes.read_per_token) / 1e6,
              measured ? "" : " from a device's memory, whose speed is not measured", session.host->pool().n_threads());
-  fmt::print("{:>6} {:>16} {:>15} {:>9} {:>12} {:>12}\n", "batch", "prefill tok/s", "decode tok/s", "share", "step p50 us", "step p99 us");
+  fmt::print("{:>6} {:>16} {:>15} {:>9} {:>9} {:>12} {:>12}\n", "batch", "prefill tok/s", "decode tok/s", "MB a step", "share", "step p50 us", "step p99 us");
   for (const auto& m : all) {
-    const DecodeSpeed speed = decode_speed(*session.model, 1, 1.0 / m.decode_tokens_per_s, std::max(before, after));
-    const std::string share = m.batch == 1 && measured ? fmt::format("{:.0f} %", speed.share * 100) : "-";
-    fmt::print("{:>6} {:>16.0f} {:>15.0f} {:>9} {:>12.0f} {:>12.0f}\n", m.batch, m.prefill_tokens_per_s, m.decode_tokens_per_s, share, m.step_us, m.p99_step_us);
+    const std::string share = measured ? fmt::format("{:.0f} %", share_of(m, std::max(before, after)) * 100) : "-";
+    fmt::print("{:>6} {:>16.0f} {:>15.1f} {:>9.1f} {:>9} {:>12.0f} {:>12.0f}\n", m.batch, m.prefill_tokens_per_s, m.decode_tokens_per_s, m.step_bytes / 1e6, share, m.step_us,
+               m.p99_step_us);
   }
   fmt::print("\na decode step at batch 1: {:.0f} us, of which {:.0f} us in operations and {:.1f} us in everything else (at most {:.0f} us is the aim)\n", b.step_us,
              b.ops_us, b.other_us, b.allowed_us);
@@ -124,20 +128,21 @@ void bench(const BenchFlags& flags) {
     fail(moe::invalid(fmt::format("--prompt-tokens and --decode-tokens: expected at most {} together (the context), got {}", session.model->context() - 1,
                                   flags.speed.n_prompt + flags.speed.n_decode)));
   }
-  const double before = measure_weights_bandwidth(*session.host, *session.model, 0.2);
+  constexpr uint64_t kProbeBytes = uint64_t{4} << 30;
+  const double before = measure_weights_bandwidth(*session.host, *session.model, 0.5, kProbeBytes);
   std::vector<SpeedMeasurement> all;
   for (const int64_t batch : flags.batch) all.push_back(value_or_fail(measure_speed(session, flags.speed, batch)));
   const Breakdown breakdown = break_down(session, flags);
-  const double after = measure_weights_bandwidth(*session.host, *session.model, 0.2);
+  const double after = measure_weights_bandwidth(*session.host, *session.model, 0.5, kProbeBytes);
   if (!flags.common.json) {
     print_table(session, all, breakdown, before, after);
     return;
   }
   nlohmann::json rows = nlohmann::json::array();
   for (const auto& m : all) {
-    const DecodeSpeed speed = decode_speed(*session.model, 1, 1.0 / m.decode_tokens_per_s, std::max(before, after));
     rows.push_back({{"batch", m.batch}, {"prefill_tokens_per_second", m.prefill_tokens_per_s}, {"decode_tokens_per_second", m.decode_tokens_per_s},
-                    {"step_us_p50", m.step_us}, {"step_us_p99", m.p99_step_us}, {"share_of_bandwidth", m.batch == 1 && before > 0 ? nlohmann::json(speed.share) : nlohmann::json()}});
+                    {"step_us_p50", m.step_us}, {"step_us_p99", m.p99_step_us}, {"share_of_bandwidth", before > 0 ? nlohmann::json(share_of(m, std::max(before, after))) : nlohmann::json()},
+                    {"bytes_per_step", m.step_bytes}});
   }
   const nlohmann::json doc = {{"bandwidth_gb_per_second", {before / 1e9, after / 1e9}},
                               {"threads", session.host->pool().n_threads()},

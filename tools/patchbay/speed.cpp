@@ -2,10 +2,39 @@
 
 #include <algorithm>
 
+#include "core/engine/device.hpp"
+
 namespace patchbay {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Experts that a layer's last decisions name.
+int64_t n_distinct(const Model::PlanView& plan) {
+  std::set<int32_t> ids;
+  for (const int32_t id : plan.ids) {
+    if (id >= 0 && id < plan.n_experts) ids.insert(id);
+  }
+  return std::ssize(ids);
+}
+
+// What the last step read, of `batch` sequences that have `context` tokens each.
+double bytes_of_step(Model& model, int64_t batch, int64_t context) {
+  uint64_t sum = model.bytes().head;
+  int64_t moe_layer = 0;
+  for (size_t l = 0; l < model.layers().size(); ++l) {
+    const LayerBytes& bytes = model.bytes().layers[l];
+    const int64_t seen = bytes.reach > 0 ? std::min(bytes.reach, context) : context;
+    const int64_t experts = model.layers()[l].dense ? 0 : n_distinct(model.plan(moe_layer++));
+    sum += bytes.always + bytes.expert * static_cast<uint64_t>(experts) + bytes.cached_token * static_cast<uint64_t>(batch * seen);
+  }
+  return static_cast<double>(sum);
+}
+
+bool in_host_memory(Model& model) {
+  const auto devices = model.devices();
+  return std::all_of(devices.begin(), devices.end(), [](const Device* d) { return d->host_visible(); });
+}
 
 }  // namespace
 
@@ -24,7 +53,8 @@ std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab, int64_t salt) {
 moe::Result<SpeedMeasurement> measure_speed(Session& session, const SpeedOptions& options, int64_t batch) {
   SpeedMeasurement out;
   out.batch = batch;
-  std::vector<double> prefill, decode, steps;
+  const bool counts = in_host_memory(*session.model);
+  std::vector<double> prefill, decode, steps, bytes;
   for (int64_t round = 0; round < options.rounds; ++round) {
     Counter counter;
     for (int64_t b = 0; b < batch; ++b) {
@@ -48,6 +78,8 @@ moe::Result<SpeedMeasurement> measure_speed(Session& session, const SpeedOptions
       const auto at = Clock::now();
       if (!session.engine->step()) break;
       steps.push_back(seconds_of(Clock::now() - at) * 1e6);
+      // Of the first step alone, so that counting takes no time from the others.
+      if (whole && counts && counter.n_tokens == before + batch) bytes.push_back(bytes_of_step(*session.model, batch, options.n_prompt + options.n_decode / 2));
     }
     const auto end = Clock::now();
     const int64_t after = counter.n_tokens;
@@ -59,6 +91,7 @@ moe::Result<SpeedMeasurement> measure_speed(Session& session, const SpeedOptions
   }
   out.prefill_tokens_per_s = median(prefill);
   out.decode_tokens_per_s = median(decode);
+  out.step_bytes = median(bytes);
   std::sort(steps.begin(), steps.end());
   if (!steps.empty()) {
     out.step_us = steps[steps.size() / 2];

@@ -42,6 +42,7 @@ struct SpeedMeasurement {
   double decode_tokens_per_s = 0;
   double step_us = 0;  // of a decode step, median
   double p99_step_us = 0;
+  double step_bytes = 0;  // that a decode step reads: weights, each chosen expert's once, and the cache; 0 where they are a device's
 };
 
 // Some ids that differ, within the vocabulary; others for another salt.
