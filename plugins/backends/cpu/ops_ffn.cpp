@@ -12,6 +12,7 @@ namespace {
 // fewer times.
 constexpr int64_t kManyPairs = 256;
 constexpr int64_t kDownBlocks = 2;
+constexpr int64_t kCombined = kDownBlocks * kBlock;  // columns that are summed over a token's experts at a time
 
 // A pair is one (token, j): number token * k + j. Pairs are sorted by expert; those of one expert stay in ascending
 // order.
@@ -22,7 +23,7 @@ struct Space {
   char* x;          // the first products' rows, where they are not args.x itself: one a token, or one a pair
   char* gathered;   // [n_pairs] of them in the order of the sorted pairs, or null
   char* hidden;     // [n_pairs] rows in the order of the sorted pairs
-  float* sums;      // [n_threads, n_pairs, down_columns()]
+  float* sums;      // of each pair: [n_threads, n_pairs, down_columns()], or [n_pairs, d_model] where the pairs are few
 };
 
 int64_t n_pairs_of(const moe_ffn_args& args) { return args.x.shape[0] * (given(args.ids) ? args.ids.shape[1] : 1); }
@@ -53,7 +54,8 @@ Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args)
   s.x = in_place ? nullptr : arena.take<char>((on_input ? n_pairs : n) * row_bytes(type, args.gate->n_in));
   s.gathered = gathers(kernels, args, type) ? arena.take<char>(n_pairs * row_bytes(type, args.gate->n_in)) : nullptr;
   s.hidden = arena.take<char>(n_pairs * row_bytes(down_type, args.width));
-  s.sums = arena.take<float>(n_threads() * n_pairs * down_columns(n_pairs));
+  const int64_t whole = std::min(n_pairs, kManyPairs) * args.x.shape[1];
+  s.sums = arena.take<float>(std::max(n_threads() * n_pairs * down_columns(n_pairs), whole));
   return s;
 }
 
@@ -184,6 +186,7 @@ class Ffn {
   }
 
   void down_pass() {
+    if (reads_whole_experts()) return down_by_expert();
     const int64_t n_panels = a_.down->n_panels;
     const int64_t columns = down_columns(n_ * k_);
     const int64_t take = columns > kBlock ? columns / kPanel : task_panels(n_panels, 1);
@@ -195,36 +198,62 @@ class Ffn {
 
   // Columns of panels [panel, panel + n_panels) of the output, for all tokens.
   void down_task(int64_t panel, int64_t n_panels, int64_t columns, float* sums) const {
+    for (int64_t a = 0; a < n_active_; ++a) down_expert(s_.active[a], panel, n_panels, sums, columns);
+    const int64_t first = panel * kPanel;
+    const int64_t width = std::min(n_panels * kPanel, d_model_ - first);
+    for (int64_t i = 0; i < n_; ++i) combine_token(i, first, width, columns, sums);
+  }
+
+  // An expert's columns that one task of down_task reads are tens of kilobytes apart from the next expert's, and memory
+  // gives less where a thread jumps so often: 69 KiB here and there 19 to 20 GB/s, one after the other 23 to 25 (int8,
+  // two threads). With few rows every sum is kept until all are there, so that a thread reads experts from end to end.
+  [[nodiscard]] bool reads_whole_experts() const {
+    constexpr int64_t kWorthwhileBytes = 1 << 20;  // two microseconds more for the second pass over the sums
+    return n_ * k_ <= kManyPairs && cost(*a_.down) >= kWorthwhileBytes;
+  }
+  void down_by_expert() {
+    const int64_t n_panels = a_.down->n_panels;
+    const int64_t take = task_panels(n_panels, n_active_);
+    const int64_t tasks = (n_panels + take - 1) / take;
+    spread(n_active_ * tasks, cost(*a_.down), [&](int64_t task, int32_t) {
+      const int64_t panel = task % tasks * take;
+      down_expert(s_.active[task / tasks], panel, std::min(take, n_panels - panel), s_.sums + panel * kPanel, d_model_);
+    });
+    const int64_t lots = (d_model_ + kCombined - 1) / kCombined;
+    spread_rows(n_ * lots, 4 * k_ * kCombined, [&](int64_t i, int32_t) {
+      const int64_t first = i % lots * kCombined;
+      combine_token(i / lots, first, std::min(kCombined, d_model_ - first), d_model_, s_.sums + first);
+    });
+  }
+
+  // Columns of panels [panel, panel + n_panels) for all pairs of an expert: sums[pair * stride], ...
+  void down_expert(int64_t e, int64_t panel, int64_t n_panels, float* sums, int64_t stride) const {
     alignas(64) float c[kMaxRows * kBlock];
     const void* rows[kMaxRows];
     const int64_t first = panel * kPanel;
     const int64_t width = std::min(n_panels * kPanel, d_model_ - first);
-    for (int64_t a = 0; a < n_active_; ++a) {
-      const int64_t e = s_.active[a];
-      const float* bias = present(a_.down_bias) ? at(a_.down_bias, e) + first : nullptr;
-      for (int64_t begin = s_.begin[e]; begin < s_.begin[e + 1]; begin += kMaxRows) {
-        const int32_t* pairs = s_.pairs + begin;
-        const int64_t m = std::min<int64_t>(kMaxRows, s_.begin[e + 1] - begin);
-        for (int64_t r = 0; r < m; ++r) rows[r] = s_.hidden + (begin + r) * hidden_bytes_;
-        for (int64_t p = 0; p < n_panels; p += kBlockPanels) {
-          const int64_t n = std::min(kBlockPanels, n_panels - p);
-          multiply(kernels_, *a_.down, e, panel + p, n, hidden_type_, rows, m, c);
-          const int64_t left = std::min(n * kPanel, width - p * kPanel);
-          for (int64_t r = 0; r < m; ++r) {
-            float* to = sums + pairs[r] * columns + p * kPanel;
-            kernels_.add(1.0F, c + r * kBlock, 1.0F, bias == nullptr ? nullptr : bias + p * kPanel, to, left);
-          }
+    const float* bias = present(a_.down_bias) ? at(a_.down_bias, e) + first : nullptr;
+    for (int64_t begin = s_.begin[e]; begin < s_.begin[e + 1]; begin += kMaxRows) {
+      const int32_t* pairs = s_.pairs + begin;
+      const int64_t m = std::min<int64_t>(kMaxRows, s_.begin[e + 1] - begin);
+      for (int64_t r = 0; r < m; ++r) rows[r] = s_.hidden + (begin + r) * hidden_bytes_;
+      for (int64_t p = 0; p < n_panels; p += kBlockPanels) {
+        const int64_t n = std::min(kBlockPanels, n_panels - p);
+        multiply(kernels_, *a_.down, e, panel + p, n, hidden_type_, rows, m, c);
+        const int64_t left = std::min(n * kPanel, width - p * kPanel);
+        for (int64_t r = 0; r < m; ++r) {
+          float* to = sums + pairs[r] * stride + p * kPanel;
+          kernels_.add(1.0F, c + r * kBlock, 1.0F, bias == nullptr ? nullptr : bias + p * kPanel, to, left);
         }
       }
     }
-    for (int64_t i = 0; i < n_; ++i) combine_token(i, first, width, columns, sums);
   }
 
   // The weighted sum over j in ascending order, whatever the order of the experts.
-  void combine_token(int64_t i, int64_t first, int64_t width, int64_t columns, const float* sums) const {
-    alignas(64) float y[kDownBlocks * kBlock] = {};
+  void combine_token(int64_t i, int64_t first, int64_t width, int64_t stride, const float* sums) const {
+    alignas(64) float y[kCombined] = {};
     for (int64_t pair = i * k_; pair < (i + 1) * k_; ++pair) {
-      if (expert_of(pair) >= 0) kernels_.axpy(on_input_ ? 1.0F : weight_of(pair), sums + pair * columns, y, width);
+      if (expert_of(pair) >= 0) kernels_.axpy(on_input_ ? 1.0F : weight_of(pair), sums + pair * stride, y, width);
     }
     float scale = a_.scale;
     if (present(a_.row_gate)) scale *= static_cast<float>(loops::sigmoid(item<float>(a_.row_gate, i)));
