@@ -96,7 +96,8 @@ void print_table(const Session& session, const std::vector<SpeedMeasurement>& al
   fmt::print("{:>6} {:>16} {:>15} {:>9} {:>9} {:>12} {:>12}\n", "batch", "prefill tok/s", "decode tok/s", "MB a step", "share", "step p50 us", "step p99 us");
   for (const auto& m : all) {
     const std::string share = measured ? fmt::format("{:.0f} %", share_of(m, std::max(before, after)) * 100) : "-";
-    fmt::print("{:>6} {:>16.0f} {:>15.1f} {:>9.1f} {:>9} {:>12.0f} {:>12.0f}\n", m.batch, m.prefill_tokens_per_s, m.decode_tokens_per_s, m.step_bytes / 1e6, share, m.step_us,
+    const std::string megabytes = m.step_bytes > 0 ? fmt::format("{:.1f}", m.step_bytes / 1e6) : "-";
+    fmt::print("{:>6} {:>16.0f} {:>15.1f} {:>9} {:>9} {:>12.0f} {:>12.0f}\n", m.batch, m.prefill_tokens_per_s, m.decode_tokens_per_s, megabytes, share, m.step_us,
                m.p99_step_us);
   }
   fmt::print("\na decode step at batch 1: {:.0f} us, of which {:.0f} us in operations and {:.1f} us in everything else (at most {:.0f} us is the aim)\n", b.step_us,
@@ -142,7 +143,7 @@ void bench(const BenchFlags& flags) {
   for (const auto& m : all) {
     rows.push_back({{"batch", m.batch}, {"prefill_tokens_per_second", m.prefill_tokens_per_s}, {"decode_tokens_per_second", m.decode_tokens_per_s},
                     {"step_us_p50", m.step_us}, {"step_us_p99", m.p99_step_us}, {"share_of_bandwidth", before > 0 ? nlohmann::json(share_of(m, std::max(before, after))) : nlohmann::json()},
-                    {"bytes_per_step", m.step_bytes}});
+                    {"bytes_per_step", m.step_bytes > 0 ? nlohmann::json(m.step_bytes) : nlohmann::json()}});
   }
   const nlohmann::json doc = {{"bandwidth_gb_per_second", {before / 1e9, after / 1e9}},
                               {"threads", session.host->pool().n_threads()},

@@ -20,7 +20,7 @@ typedef struct moe_backend_packed {
   const void* (*bytes)(const moe_weight* weight, uint64_t* n_bytes);
   /* The weight that `prepare` would make of this source, over bytes that such a weight gave under the same layout(); nothing is copied, and
    * of the source only the description is read. `bytes` is a buffer of this instance's alloc(), where weights are read fastest, or begins
- * on a page of a file; it is for reading only and stays until `release`.
+   * on a page of a file; it is for reading only and stays until `release`.
    * MOE_INVALID_ARGUMENT: not as many bytes as that weight has. [main-thread] */
   moe_status (*adopt)(moe_backend_instance* self, const moe_weight_source* source, const void* bytes, uint64_t n_bytes, moe_prepared* out,
                       moe_message* message);
