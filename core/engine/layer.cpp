@@ -86,26 +86,26 @@ moe::Status NormedProduct::run(StepDevice& device, const Norm& norm, const moe::
   return fused_.run(device, parts);
 }
 
-moe::Status RoutedProduct::find(StepDevice& device, const Norm& norm, const moe::Op& product,
-                                const moe_matmul_args& largest, moe_route_op_args route) {
-  moe_norm_args first = norm.largest();
-  moe_matmul_args second = largest;
-  MOE_ASSIGN(route_, find_op(device, MOE_OP_ROUTE, route));
-  const Fused::Part parts[] = {{MOE_OP_NORM, &norm.op(), &first.header},
-                               {MOE_OP_MATMUL, &product, &second.header},
-                               {MOE_OP_ROUTE, &route_, &route.header}};
-  constexpr uint32_t kProduct = 2;
-  return fused_.find(device, parts, kProduct);
+std::array<Fused::Part, 3> RoutedProduct::parts(const Norm& norm, const moe::Op& product, Calls& c) const {
+  return {{{MOE_OP_NORM, &norm.op(), &c.norm.header},
+           {MOE_OP_MATMUL, &product, &c.product.header},
+           {MOE_OP_ROUTE, &route_, &c.route.header}}};
 }
 
-moe::Status RoutedProduct::run(StepDevice& device, const Norm& norm, const moe::Op& product, moe_matmul_args args,
-                               const moe_tensor& x, const moe_tensor& normed, moe_route_op_args route) const {
-  moe_norm_args first = norm.args(x, normed);
-  args.x = normed;
-  const Fused::Part parts[] = {{MOE_OP_NORM, &norm.op(), &first.header},
-                               {MOE_OP_MATMUL, &product, &args.header},
-                               {MOE_OP_ROUTE, &route_, &route.header}};
-  return fused_.run(device, parts);
+moe::Status RoutedProduct::find(StepDevice& device, const Norm& norm, const moe::Op& product,
+                                const moe_matmul_args& largest, const moe_route_op_args& route) {
+  Calls calls{norm.largest(), largest, route};
+  MOE_ASSIGN(route_, find_op(device, MOE_OP_ROUTE, calls.route));
+  constexpr uint32_t kProduct = 2;
+  return fused_.find(device, parts(norm, product, calls), kProduct);
+}
+
+moe::Status RoutedProduct::run(StepDevice& device, const Norm& norm, const moe::Op& product,
+                               const moe_matmul_args& args, const moe_tensor& x, const moe_tensor& normed,
+                               const moe_route_op_args& route) const {
+  Calls calls{norm.args(x, normed), args, route};
+  calls.product.x = normed;
+  return fused_.run(device, parts(norm, product, calls));
 }
 
 moe::Status Branch::build(StepDevice& device, BuildContext& ctx, const std::string& before, const std::string& after) {

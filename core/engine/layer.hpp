@@ -2,6 +2,7 @@
 // back to it.
 #pragma once
 
+#include <array>
 #include <optional>
 
 #include "core/engine/step.hpp"
@@ -84,13 +85,20 @@ class RoutedProduct {
  public:
   // Nobody else reads the product.
   moe::Status find(StepDevice& device, const Norm& norm, const moe::Op& product, const moe_matmul_args& largest,
-                   moe_route_op_args route);
+                   const moe_route_op_args& route);
   [[nodiscard]] bool found() const { return fused_.found(); }
   // normed = norm(x), args.out = product(normed), and what `route` makes of it. After find() has found it.
-  moe::Status run(StepDevice& device, const Norm& norm, const moe::Op& product, moe_matmul_args args,
-                  const moe_tensor& x, const moe_tensor& normed, moe_route_op_args route) const;
+  moe::Status run(StepDevice& device, const Norm& norm, const moe::Op& product, const moe_matmul_args& args,
+                  const moe_tensor& x, const moe_tensor& normed, const moe_route_op_args& route) const;
 
  private:
+  struct Calls {
+    moe_norm_args norm;
+    moe_matmul_args product;
+    moe_route_op_args route;
+  };
+  [[nodiscard]] std::array<Fused::Part, 3> parts(const Norm& norm, const moe::Op& product, Calls& c) const;
+
   moe::Op route_;
   Fused fused_;
 };

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,10 +41,14 @@ struct Record final : RequestSink {
   }
 };
 
-// Host, plugins and one model with its engine; `sets` are overrides as the command line takes them.
+// Host, plugins and one model with its engine; `sets` are overrides as the command line takes them, `wrap` gives what
+// the engine gets in place of the model.
 class TestEngine {
  public:
-  explicit TestEngine(const std::string& fixture, const std::vector<std::string>& sets = {}) { open(fixture, sets); }
+  using Wrap = std::function<std::shared_ptr<Model>(std::shared_ptr<Model>)>;
+  explicit TestEngine(const std::string& fixture, const std::vector<std::string>& sets = {}, const Wrap& wrap = {}) {
+    open(fixture, sets, wrap);
+  }
   [[nodiscard]] bool ok() const { return engine_ != nullptr; }
   Engine* operator->() { return engine_.get(); }
 
@@ -59,7 +64,7 @@ class TestEngine {
   }
 
  private:
-  void open(const std::string& fixture, const std::vector<std::string>& sets) {
+  void open(const std::string& fixture, const std::vector<std::string>& sets, const Wrap& wrap) {
     auto settings = load_settings("", sets);
     ASSERT_TRUE(settings.ok()) << settings.error().message;
     settings->model.path = fixture_dir(fixture);
@@ -82,7 +87,7 @@ class TestEngine {
     options.queue_s = static_cast<double>(settings->engine.queue_ms) / 1e3;
     options.page_tokens = settings->engine.page_tokens;
     options.prefix_cache = settings->engine.prefix_cache;
-    auto engine = Engine::create(*model, *chain, options);
+    auto engine = Engine::create(wrap ? wrap(*model) : *model, *chain, options);
     ASSERT_TRUE(engine.ok()) << engine.error().message;
     engine_ = std::move(*engine);
   }

@@ -278,13 +278,6 @@ cudaError_t launch(const GateParams& p, cudaStream_t stream) {
   return launch_kernel(gate_kernel<F, kMostNormedRows>, shape, stream, p, at);
 }
 
-bool is_hopper() {
-  int device = 0;
-  int major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
-}
-
 }  // namespace
 
 bool gate_fits(const GateParams& p) {

@@ -384,12 +384,8 @@ bool grouped_wgmma_fits(const WeightView& w, int32_t activation) {
   const bool bf16 = w.format == Format::kBF16 && (activation == MOE_BF16 || activation == MOE_F32);
   const bool f16 = w.format == Format::kF16 && activation == MOE_F16;
   constexpr int64_t kLimit = int64_t{1} << 31;
-  int device = 0;
-  int major = 0;
   return (bf16 || f16) && w.row > 0 && w.n_groups * w.n_out < kLimit && w.row * 3 < kLimit && w.n_groups <= 4096 &&
-         reinterpret_cast<uintptr_t>(w.data) % 16 == 0 && cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9 &&
-         encode_tiled() != nullptr;
+         reinterpret_cast<uintptr_t>(w.data) % 16 == 0 && is_hopper() && encode_tiled() != nullptr;
 }
 
 cudaError_t launch_grouped_wgmma(const GroupedParams& g, cudaStream_t stream) {

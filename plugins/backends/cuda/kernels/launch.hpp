@@ -16,12 +16,12 @@ struct LaunchShape {
   unsigned cluster = 1;  // blocks of a cluster, along x
 };
 
-// Whether the current device has clusters of blocks.
-inline bool clusters_possible() {
+// Whether the current device is of compute capability 9, whose own instructions some kernels take.
+inline bool is_hopper() {
   int device = 0;
   int major = 0;
   return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
 }
 
 template <typename... Params, typename... Args>

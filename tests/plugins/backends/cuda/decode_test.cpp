@@ -109,14 +109,7 @@ class Decode {
   }
   // Columns of the projections, as heads where `heads` is not 0.
   [[nodiscard]] moe_tensor part(int64_t begin, int64_t heads, int64_t dim) const {
-    moe_tensor t = projected_;
-    t.data = static_cast<float*>(t.data) + begin;
-    t.ndim = heads > 0 ? 3 : 2;
-    t.shape[1] = heads > 0 ? heads : dim;
-    t.shape[2] = dim;
-    t.strides[1] = heads > 0 ? dim : 1;
-    t.strides[2] = 1;
-    return t;
+    return columns_of(projected_, begin, heads, dim);
   }
 
   void fill_inputs() {

@@ -10,7 +10,7 @@ struct AttentionShape {
   bool whole;  // one norm over all heads
 };
 
-// Norms, ropes and stores, and attention where `attend`; what the caches and the output come to.
+// Norms, ropes, stores and attention; what the caches and the output come to.
 struct ChainResult {
   std::vector<float> k, v, out;
 };
@@ -22,16 +22,7 @@ ChainResult run_chain(OnDevice& device, const AttentionShape& s, Random random, 
   constexpr int64_t kPage = 4;
   const int64_t n_pages = (s.n + kPage - 1) / kPage;
   const moe_tensor qkv = device.put(numbers(random, s.n * width), {s.n, width});
-  const auto part = [&](int64_t begin, int64_t heads, int64_t dim) {
-    moe_tensor t = qkv;
-    t.data = static_cast<float*>(t.data) + begin;
-    t.ndim = heads > 0 ? 3 : 2;
-    t.shape[1] = heads > 0 ? heads : dim;
-    t.shape[2] = dim;
-    t.strides[1] = heads > 0 ? dim : 1;
-    t.strides[2] = 1;
-    return t;
-  };
+  const auto part = [&](int64_t begin, int64_t heads, int64_t dim) { return columns_of(qkv, begin, heads, dim); };
   std::vector<int32_t> positions;
   std::vector<int64_t> rows;
   std::vector<int32_t> table;
@@ -104,68 +95,79 @@ TEST_F(Fused, norms_ropes_stores_and_attention_are_those_one_by_one) {
   }
 }
 
-TEST_F(Fused, a_norm_and_a_product_are_those_one_by_one) {
+// A norm of random rows, and a product of what it gives.
+struct NormAndProduct {
+  int64_t n, n_in, n_out;
+  moe_norm_args norm = moe::op_args<moe_norm_args>();
+  moe_matmul_args product = moe::op_args<moe_matmul_args>();
+
+  // The arguments again, with outputs that nothing was written to.
+  void clear(OnDevice& device) {
+    norm.out = product.x = device.put(std::vector<float>(static_cast<size_t>(n * n_in)), {n, n_in});
+    product.out = device.put(std::vector<float>(static_cast<size_t>(n * n_out)), {n, n_out});
+  }
+  void launch_one_by_one(OnDevice& device) {
+    device.launch(MOE_OP_NORM, norm.header);
+    device.launch(MOE_OP_MATMUL, product.header);
+  }
+  bool launch_fused(OnDevice& device, uint32_t temporary) {
+    return device.launch_fused({MOE_OP_NORM, MOE_OP_MATMUL}, {&norm.header, &product.header}, temporary);
+  }
+  [[nodiscard]] std::vector<float> normed(OnDevice& device) const { return device.get<float>(norm.out.data, n * n_in); }
+  [[nodiscard]] std::vector<float> out(OnDevice& device) const {
+    return device.get<float>(product.out.data, n * n_out);
+  }
+};
+
+class FusedProduct : public Fused {
+ protected:
+  static NormAndProduct make(OnDevice& device, int64_t n, int64_t n_in, int64_t n_out, const char* encoding,
+                             int32_t activation) {
+    Random random(static_cast<uint64_t>(n * n_in));
+    NormAndProduct p{n, n_in, n_out};
+    p.product.weight = device.weight(numbers(random, n_out * n_in), n_out, n_in, encoding);
+    p.product.scale = 0.5F;
+    p.product.activation = activation;
+    p.norm.x = device.put(numbers(random, n * n_in, 3.0), {n, n_in});
+    p.norm.weight = device.put(numbers(random, n_in), {n_in});
+    p.norm.eps = 1e-5F;
+    p.norm.kind = MOE_NORM_RMS;
+    p.clear(device);
+    return p;
+  }
+};
+
+TEST_F(FusedProduct, a_norm_and_a_product_are_those_one_by_one) {
   for (const char* wanted : {"f32", "bf16", "int8"}) {
     for (const int64_t n : {1, 2, 7, 40}) {
       for (const auto& [n_in, n_out] : {std::pair<int64_t, int64_t>{64, 33}, {100, 17}, {2048, 200}}) {
-        Random random(static_cast<uint64_t>(n * n_in));
         OnDevice device(*backend_);
-        const auto values = numbers(random, n_out * n_in);
-        auto norm = moe::op_args<moe_norm_args>();
-        norm.x = device.put(numbers(random, n * n_in, 3.0), {n, n_in});
-        norm.weight = device.put(numbers(random, n_in), {n_in});
-        norm.out = device.put(std::vector<float>(static_cast<size_t>(n * n_in)), {n, n_in});
-        norm.eps = 1e-5F;
-        norm.kind = MOE_NORM_RMS;
-        auto product = moe::op_args<moe_matmul_args>();
-        product.weight = device.weight(values, n_out, n_in, wanted);
-        product.x = norm.out;
-        product.out = device.put(std::vector<float>(static_cast<size_t>(n * n_out)), {n, n_out});
-        product.scale = 1.0F;
-        product.activation = MOE_F32;
-        device.launch(MOE_OP_NORM, norm.header);
-        device.launch(MOE_OP_MATMUL, product.header);
-        const auto normed = device.get<float>(norm.out.data, n * n_in);
-        const auto want = device.get<float>(product.out.data, n * n_out);
-        norm.out = product.x = device.put(std::vector<float>(static_cast<size_t>(n * n_in)), {n, n_in});
-        product.out = device.put(std::vector<float>(static_cast<size_t>(n * n_out)), {n, n_out});
-        if (!device.launch_fused({MOE_OP_NORM, MOE_OP_MATMUL}, {&norm.header, &product.header}, 0))
-          GTEST_SKIP() << "no faster way";
+        NormAndProduct p = make(device, n, n_in, n_out, wanted, MOE_F32);
+        p.launch_one_by_one(device);
+        const auto normed = p.normed(device);
+        const auto want = p.out(device);
+        p.clear(device);
+        if (!p.launch_fused(device, 0)) GTEST_SKIP() << "no faster way";
         const std::string text = std::string(wanted) + " n " + std::to_string(n) + " in " + std::to_string(n_in);
-        expect_near(device.get<float>(norm.out.data, n * n_in), normed, text + " norm");
-        expect_near(device.get<float>(product.out.data, n * n_out), want, text);
+        expect_near(p.normed(device), normed, text + " norm");
+        expect_near(p.out(device), want, text);
       }
     }
   }
 }
 
 // Rows that nobody else reads: the norm writes them as the product wants them.
-TEST_F(Fused, a_norm_whose_rows_only_the_product_reads_gives_the_same_bits) {
+TEST_F(FusedProduct, a_norm_whose_rows_only_the_product_reads_gives_the_same_bits) {
   for (const auto& [wanted, activation] : {std::pair<const char*, int32_t>{"bf16", MOE_BF16}, {"f16", MOE_F16}}) {
     for (const auto& [n, n_in] : {std::pair<int64_t, int64_t>{33, 64}, {40, 100}, {150, 2048}}) {
-      constexpr int64_t kOut = 200;
-      Random random(static_cast<uint64_t>(n * n_in));
       OnDevice device(*backend_);
-      auto norm = moe::op_args<moe_norm_args>();
-      norm.x = device.put(numbers(random, n * n_in, 3.0), {n, n_in});
-      norm.weight = device.put(numbers(random, n_in), {n_in});
-      norm.out = device.put(std::vector<float>(static_cast<size_t>(n * n_in)), {n, n_in});
-      norm.eps = 1e-5F;
-      norm.kind = MOE_NORM_RMS;
-      auto product = moe::op_args<moe_matmul_args>();
-      product.weight = device.weight(numbers(random, kOut * n_in), kOut, n_in, wanted);
-      product.x = norm.out;
-      product.out = device.put(std::vector<float>(static_cast<size_t>(n * kOut)), {n, kOut});
-      product.scale = 0.5F;
-      product.activation = activation;
-      device.launch(MOE_OP_NORM, norm.header);
-      device.launch(MOE_OP_MATMUL, product.header);
-      const auto want = device.get<float>(product.out.data, n * kOut);
-      product.out = device.put(std::vector<float>(static_cast<size_t>(n * kOut)), {n, kOut});
+      NormAndProduct p = make(device, n, n_in, 200, wanted, activation);
+      p.launch_one_by_one(device);
+      const auto want = p.out(device);
+      p.clear(device);
       constexpr uint32_t kOnlyForTheProduct = 1;
-      if (!device.launch_fused({MOE_OP_NORM, MOE_OP_MATMUL}, {&norm.header, &product.header}, kOnlyForTheProduct))
-        GTEST_SKIP() << "no faster way";
-      EXPECT_EQ(device.get<float>(product.out.data, n * kOut), want) << wanted << " n " << n << " in " << n_in;
+      if (!p.launch_fused(device, kOnlyForTheProduct)) GTEST_SKIP() << "no faster way";
+      EXPECT_EQ(p.out(device), want) << wanted << " n " << n << " in " << n_in;
     }
   }
 }

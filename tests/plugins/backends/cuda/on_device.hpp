@@ -14,6 +14,17 @@ namespace patchbay::test {
 
 using namespace conformance;  // NOLINT: the cases and their runs
 
+// Columns of rows of floats [n, width], as heads where `heads` is not 0.
+inline moe_tensor columns_of(moe_tensor rows, int64_t begin, int64_t heads, int64_t dim) {
+  rows.data = static_cast<float*>(rows.data) + begin;
+  rows.ndim = heads > 0 ? 3 : 2;
+  rows.shape[1] = heads > 0 ? heads : dim;
+  rows.shape[2] = dim;
+  rows.strides[1] = heads > 0 ? dim : 1;
+  rows.strides[2] = 1;
+  return rows;
+}
+
 class OnDevice {
  public:
   explicit OnDevice(const BackendUnderTest& t) : t_(t), b_(t.backend()) {}
