@@ -114,14 +114,20 @@ __device__ __forceinline__ TokenStage make_stage(char* memory, int n_chunks, int
   return {memory + scales, reinterpret_cast<float*>(memory), n_tokens, n_tokens};
 }
 
+// The first of the lane's k of a block.
+template <Format F>
+__device__ __forceinline__ int first_of_block(int block, int t) {
+  constexpr int kPerChunk = kBlocks<F>;
+  return F == Format::kF8    ? block / kPerChunk * kChunk<F> + 16 * t + 8 * (block % kPerChunk)
+         : F == Format::kI4  ? 32 * block + 4 * t
+         : F == Format::kF32 ? 16 * block + 4 * t
+                             : 32 * block + 8 * t;
+}
+
 // The lane's k of a block: eight (kF32: four).
 template <Format F>
 __device__ __forceinline__ void load_block(const TokenRow& row, const NormRow& norm, int block, int t, float (&v)[8]) {
-  constexpr int kPerChunk = kBlocks<F>;
-  const int first = F == Format::kF8    ? block / kPerChunk * kChunk<F> + 16 * t + 8 * (block % kPerChunk)
-                    : F == Format::kI4  ? 32 * block + 4 * t
-                    : F == Format::kF32 ? 16 * block + 4 * t
-                                        : 32 * block + 8 * t;
+  const int first = first_of_block<F>(block, t);
   constexpr int kSecond = F == Format::kI4 ? 16 : 4;
   float4 lo = scaled(*reinterpret_cast<const float4*>(row.x + first), row.factor);
   float4 hi{};

@@ -26,12 +26,27 @@ __device__ __forceinline__ void store(const MatvecParams& p, int group, int o, f
   *out = y;
 }
 
+// What x is multiplied by, 1 / sqrt(mean(x^2) + eps): the same bits as those of find_norms. sums [kWarps].
+__device__ __forceinline__ float find_norm(const MatvecParams& p, float* sums) {
+  float sum = 0.0F;
+  for (int i = threadIdx.x; i < p.w.row / 4; i += kWarps * 32) {
+    const float4 v = reinterpret_cast<const float4*>(p.x)[i];
+    sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  float total = 0.0F;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) total += sums[w];
+  return 1.0F / sqrtf(total / static_cast<float>(p.w.n_in) + p.norm_eps);
+}
+
 // Blocks: (any number, groups). Shared memory: rings, the stage.
 template <Format F, Mode M>
 __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constant__ MatvecParams p) {
   extern __shared__ __align__(128) char memory[];
   __shared__ float sums[kWarps];
-  __shared__ float inverse;
   const int warp = threadIdx.x / 32;
   const auto group = static_cast<int>(blockIdx.y);
   const auto n_out = static_cast<int>(p.w.n_out);
@@ -45,17 +60,18 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
     row = row_of<F>(base, p.w, asked++);
     return true;
   };
+  Filling<F, M> filling(p.w, {p.norm_weight, static_cast<int>(p.w.n_in)}, warp, kWarps);
   RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes<F>, p.w, next);
   pdl_launch();
   pdl_wait();
-  TokenRow row{p.x + group * p.x_group, 1.0F};
+  filling.ask(p.x + group * p.x_group);
+  float factor = 1.0F;
   if (p.norm_weight != nullptr) {
-    find_norms(p, 0, 1, 1, sums, &inverse);
-    if (p.normed != nullptr) store_normed(p, 0, 1, &inverse);
-    row.factor = inverse;
+    factor = find_norm(p, sums);
+    if (p.normed != nullptr) store_normed(p, 0, 1, &factor);
   }
   char* staged = memory + kWarps * kRingBytes<F>;
-  fill<F, M>(staged, p.w, row, {p.norm_weight, static_cast<int>(p.w.n_in)}, p.activation, warp, kWarps);
+  filling.finish(staged, factor, p.activation);
   __syncthreads();
   const Activations x = activations_at<F, M>(staged, static_cast<int>(p.w.row));
   for (int o = first; o < end; ++o) {

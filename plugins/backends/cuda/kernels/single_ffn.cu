@@ -50,6 +50,8 @@ __global__ void __launch_bounds__(kWarps * 32) up_kernel(const __grid_constant__
   const int warp = threadIdx.x / 32;
   pdl_wait();
   pdl_launch();  // only now: the next kernel takes it that the ids are there
+  Filling<F, M> filling(p.gate, {nullptr, 0}, warp, kWarps);
+  filling.ask(p.x);
   const bool both = p.up.data != nullptr;
   find_slots<F>(p, p.gate, both ? &p.up : nullptr, slots);
   if (slots.n == 0) return;
@@ -69,7 +71,7 @@ __global__ void __launch_bounds__(kWarps * 32) up_kernel(const __grid_constant__
   RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes<F>, p.gate, next);
   char* staged = memory + kWarps * kRingBytes<F>;
   const float factor = p.weight_on == MOE_WEIGHT_ON_INPUT ? weight_of(p, 0, slots.slot[at]) : 1.0F;
-  fill<F, M>(staged, p.gate, {p.x, factor}, {nullptr, 0}, p.activation, warp, kWarps);
+  filling.finish(staged, factor, p.activation);
   __syncthreads();
   const Activations x = activations_at<F, M>(staged, static_cast<int>(p.gate.row));
   const int e = slots.expert[at];
@@ -119,9 +121,11 @@ __global__ void __launch_bounds__(kWarps * 32) down_kernel(const __grid_constant
   const auto n_row = static_cast<int>(p.down.row);
   const auto per_stage = static_cast<int>(activation_bytes<F, M>(n_row));
   const int per_expert = max(1, kWarps / max(n, 1));  // warps
-  for (int at = warp / per_expert; at < n && warp < kWarps / per_expert * per_expert; at += kWarps / per_expert) {
-    fill<F, M>(staged + at * per_stage, p.down, {hidden.data + slots.slot[at] * hidden.row, 1.0F}, {nullptr, 0},
-               p.activation, warp % per_expert, per_expert);
+  const int at_once = kWarps / per_expert;            // experts
+  for (int at = warp / per_expert; at < n && warp < at_once * per_expert; at += at_once) {
+    Filling<F, M> filling(p.down, {nullptr, 0}, warp % per_expert, per_expert);
+    filling.ask(hidden.data + slots.slot[at] * hidden.row);
+    filling.finish(staged + at * per_stage, 1.0F, p.activation);
   }
   __syncthreads();
   const float scale = scale_of(p, 0);

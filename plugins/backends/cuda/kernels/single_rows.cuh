@@ -94,64 +94,112 @@ __device__ __forceinline__ Activations activations_at(const char* memory, int ro
   return x;
 }
 
-// Converts a row of them by `n_warps` warps, of which this is `warp`; the caller synchronises.
+// Converts a row of them by `n_warps` warps, of which this is `warp`. In steps, so that a warp can ask for what it
+// needs before it asks for weights: behind those of all rings it comes 4 us later (seen in the experts' first product,
+// which was ready after 6.1 us and is now after 2.1).
 template <Format F, Mode M>
-__device__ __forceinline__ void fill(char* memory, const WeightView& w, const TokenRow& row, const NormRow& norm,
-                                     int32_t activation, int warp, int n_warps) {
-  const int n_row = static_cast<int>(w.row);
-  const int units = n_row / kChunk<F> * 4;
-  const int blocks = units / 4 * kBlocks<F>;
-  const int t = threadIdx.x % 4;
-  constexpr int kAtOnce = 2;
-  for (int base = warp * 8 * kAtOnce; base < blocks; base += n_warps * 8 * kAtOnce) {
-    float v[kAtOnce][8] = {};
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int block = base + 8 * i + static_cast<int>(threadIdx.x) % 32 / 4;
-      if (block < blocks) load_block<F>(row, norm, block, t, v[i]);
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int block = base + 8 * i + static_cast<int>(threadIdx.x) % 32 / 4;
-      const int b = block % kBlocks<F>;
-      const int unit = block / kBlocks<F> * 4 + t;
-      if constexpr (M == Mode::kI8) {
-        uint32_t words[2];
-        const float scale = token_bytes(v[i], words);
-        int sum = __dp4a(static_cast<int>(words[0]), 0x01010101, __dp4a(static_cast<int>(words[1]), 0x01010101, 0));
-        if constexpr (F == Format::kI4) {
-          sum += __shfl_xor_sync(kFullWarp, sum, 1);
-          sum += __shfl_xor_sync(kFullWarp, sum, 2);
-        }
-        if (block >= blocks) continue;
-        *reinterpret_cast<uint2*>(memory + (b / 2 * units + unit) * 16 + b % 2 * 8) = make_uint2(words[0], words[1]);
-        if (t != 0) continue;
-        auto* scales = reinterpret_cast<float*>(memory + units * 16 * kPlanes<F, M>);
-        scales[block] = scale;
-        if constexpr (F == Format::kI4) scales[blocks + block] = -8.0F * scale * static_cast<float>(sum);
-      } else if constexpr (M == Mode::kFma) {
-        if (block >= blocks) continue;
-        *reinterpret_cast<float4*>(memory + unit * 16) =
-            make_float4(rounded(activation, v[i][0]), rounded(activation, v[i][1]), rounded(activation, v[i][2]),
-                        rounded(activation, v[i][3]));
-      } else if constexpr (M == Mode::kSplit) {
-        if (block >= blocks) continue;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          *reinterpret_cast<float4*>(memory + (half * units + unit) * 16) =
-              make_float4(rounded(activation, v[i][4 * half]), rounded(activation, v[i][4 * half + 1]),
-                          rounded(activation, v[i][4 * half + 2]), rounded(activation, v[i][4 * half + 3]));
-        }
-      } else {
-        uint32_t pairs[kTokenPlanes<M>][4];
-        token_pairs<M>(v[i], activation, pairs);
-        if (block >= blocks) continue;
-        *reinterpret_cast<uint4*>(memory + (b * units + unit) * 16) =
-            make_uint4(pairs[0][0], pairs[0][1], pairs[0][2], pairs[0][3]);
+class Filling {
+ public:
+  // Asks for the first weights of the norm.
+  __device__ __forceinline__ Filling(const WeightView& w, const NormRow& norm, int warp, int n_warps)
+      : norm_(norm), units_(static_cast<int>(w.row) / kChunk<F> * 4), warp_(warp), n_warps_(n_warps) {
+    if (norm_.weight != nullptr) ask_norm(warp * kStep);
+  }
+  // Asks for the first activations.
+  __device__ __forceinline__ void ask(const float* x) {
+    x_ = x;
+    ask_row(warp_ * kStep);
+  }
+  // Puts all of the row, times `factor` and the norm's weights, into `memory`; the caller synchronises.
+  __device__ __forceinline__ void finish(char* memory, float factor, int32_t activation) {
+    for (int base = warp_ * kStep; base < blocks(); base += n_warps_ * kStep) {
+      if (base != warp_ * kStep) {
+        ask_row(base);
+        if (norm_.weight != nullptr) ask_norm(base);
       }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) put(memory, base, i, factor, activation);
     }
   }
-}
+
+ private:
+  static constexpr int kAtOnce = 2;
+  static constexpr int kStep = 8 * kAtOnce;  // blocks of a warp: a quad has kAtOnce
+  static constexpr int kSecond = F == Format::kI4 ? 16 : 4;
+
+  [[nodiscard]] __device__ __forceinline__ int blocks() const { return units_ / 4 * kBlocks<F>; }
+  [[nodiscard]] static __device__ __forceinline__ int block_of(int base, int i) {
+    return base + 8 * i + static_cast<int>(threadIdx.x) % 32 / 4;
+  }
+  __device__ __forceinline__ void ask_row(int base) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float* from = x_ + first_of_block<F>(block_of(base, i), static_cast<int>(threadIdx.x) % 4);
+      if (block_of(base, i) >= blocks()) continue;
+      row_[i][0] = *reinterpret_cast<const float4*>(from);
+      if constexpr (F != Format::kF32) row_[i][1] = *reinterpret_cast<const float4*>(from + kSecond);
+    }
+  }
+  __device__ __forceinline__ void ask_norm(int base) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int first = first_of_block<F>(block_of(base, i), static_cast<int>(threadIdx.x) % 4);
+      if (block_of(base, i) >= blocks()) continue;
+      weights_[i][0] = load_norm(norm_, first);
+      if constexpr (F != Format::kF32) weights_[i][1] = load_norm(norm_, first + kSecond);
+    }
+  }
+
+  __device__ __forceinline__ void put(char* memory, int base, int i, float factor, int32_t activation) const {
+    const int block = block_of(base, i);
+    const int b = block % kBlocks<F>;
+    const int unit = block / kBlocks<F> * 4 + static_cast<int>(threadIdx.x) % 4;
+    float4 lo = scaled(row_[i][0], factor);
+    float4 hi = scaled(row_[i][1], factor);
+    if (norm_.weight != nullptr) {
+      lo = product(lo, weights_[i][0]);
+      hi = product(hi, weights_[i][1]);
+    }
+    float v[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+    if constexpr (M == Mode::kI8) {
+      uint32_t words[2];
+      const float scale = token_bytes(v, words);
+      int sum = __dp4a(static_cast<int>(words[0]), 0x01010101, __dp4a(static_cast<int>(words[1]), 0x01010101, 0));
+      if constexpr (F == Format::kI4) {
+        sum += __shfl_xor_sync(kFullWarp, sum, 1);
+        sum += __shfl_xor_sync(kFullWarp, sum, 2);
+      }
+      if (block >= blocks()) return;
+      *reinterpret_cast<uint2*>(memory + (b / 2 * units_ + unit) * 16 + b % 2 * 8) = make_uint2(words[0], words[1]);
+      if (threadIdx.x % 4 != 0) return;
+      auto* scales = reinterpret_cast<float*>(memory + units_ * 16 * kPlanes<F, M>);
+      scales[block] = scale;
+      if constexpr (F == Format::kI4) scales[blocks() + block] = -8.0F * scale * static_cast<float>(sum);
+    } else if constexpr (M == Mode::kFma || M == Mode::kSplit) {
+      if (block >= blocks()) return;
+#pragma unroll
+      for (int half = 0; half < kPlanes<F, M>; ++half) {
+        *reinterpret_cast<float4*>(memory + (half * units_ + unit) * 16) =
+            make_float4(rounded(activation, v[4 * half]), rounded(activation, v[4 * half + 1]),
+                        rounded(activation, v[4 * half + 2]), rounded(activation, v[4 * half + 3]));
+      }
+    } else {
+      uint32_t pairs[kTokenPlanes<M>][4];
+      token_pairs<M>(v, activation, pairs);
+      if (block >= blocks()) return;
+      *reinterpret_cast<uint4*>(memory + (b * units_ + unit) * 16) =
+          make_uint4(pairs[0][0], pairs[0][1], pairs[0][2], pairs[0][3]);
+    }
+  }
+
+  NormRow norm_;
+  int units_;
+  int warp_;
+  int n_warps_;
+  const float* x_ = nullptr;
+  float4 row_[kAtOnce][2] = {};
+  float4 weights_[kAtOnce][2] = {};
+};
 
 // --- one unit
 
@@ -346,10 +394,10 @@ class RowStream {
     if constexpr (kScaled<F>) scale_from_ = row.scales + threadIdx.x % 32 / kScaleUnits<F> * kUnitScale<F>;
   }
   __device__ __forceinline__ void copy(uint32_t slot, int u) const {
-    copy_async<16>(slot + u * 512, from_ + 32 * u);
+    copy_async<16>(slot + u * 512, from_ + 32 * u, policy_);
     if constexpr (kScaled<F>) {
       copy_async<kUnitScale<F>>(slot + scales_ + u * 32 * kUnitScale<F>,
-                                scale_from_ + u * (32 / kScaleUnits<F>)*kUnitScale<F>);
+                                scale_from_ + u * (32 / kScaleUnits<F>)*kUnitScale<F>, policy_);
     }
   }
   // Asks for the next part.
@@ -379,6 +427,7 @@ class RowStream {
   const char* scale_from_ = nullptr;
   int n_units_;
   int left_ = 0;  // units of the row to ask for
+  uint64_t policy_ = evict_first();
 };
 
 cudaError_t count_multiprocessors(int* n);
