@@ -283,8 +283,11 @@ void check_matvec(Report& report) {
       check_matvec_case(report, format, activation, {1, 3, 333, 512, 0}, false);
       check_matvec_case(report, format, activation, {1, 1, 3000, 1408, 0}, false);
       check_matvec_case(report, format, activation, {1, 1, 50, 4096, 0}, false);
-      if (activation != MOE_I8 || format == Format::kI8 || format == Format::kI4)
+      if (activation != MOE_I8 || format == Format::kI8 || format == Format::kI4) {
         check_matvec_case(report, format, activation, {1, 1, 700, 640, 0, true}, false);
+        // Activations that warps convert in two rounds.
+        check_matvec_case(report, format, activation, {1, 1, 40, 8192, 0, true}, false);
+      }
       check_matvec_case(report, format, activation, {5, 3, 33, 100, 1});
       check_matvec_case(report, format, activation, {13, 1, 64, 384, 0});
       check_matvec_case(report, format, activation, {29, 2, 17, 257, 3});

@@ -77,6 +77,7 @@ class Block {
   __device__ void put_zeros() const {
     if (p_.tickets == nullptr || span_.last >= 0 || blockIdx.y > 0 || is_of_prompt(p_, i_)) return;
     if (p_.pdl) begin_early();
+#pragma unroll 1
     for (int at = threadIdx.x; at < n_rows_ * kVDim; at += kThreads) out(at / kVDim)[at % kVDim] = 0.0F;
   }
 
@@ -117,6 +118,7 @@ class Block {
     bool shared = false;
     const auto n = static_cast<int>(p_.n);
     const int32_t mine = p_.sequences[i_ * p_.sequences_stride];
+#pragma unroll 1
     for (int j = lane_; j < n; j += 32) shared = shared || (j != i_ && p_.sequences[j * p_.sequences_stride] == mine);
     return __any_sync(kFullWarp, shared) == 0;
   }
@@ -159,6 +161,7 @@ class Block {
     const int n = (kRows - n_rows_) * (Shared::kKRow / 8);
     for (int t = 0; t < kTerms; ++t) {
       auto* q = reinterpret_cast<uint4*>(&m_.q[t][n_rows_ * Shared::kKRow]);
+#pragma unroll 1
       for (int at = threadIdx.x; at < n; at += kThreads) q[at] = uint4{};
     }
   }
@@ -171,6 +174,7 @@ class Block {
     const auto stride = static_cast<int>(p_.q.head_stride);
     const bool aligned = reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride % 4 == 0;
     const int end = n_rows_ * kRowUnits;
+#pragma unroll 1
     for (int first = threadIdx.x; first < end; first += kAtOnce * kThreads) {
       float4 q[kAtOnce];
 #pragma unroll
@@ -347,8 +351,10 @@ class Block {
     const ChunkResult results = chunk_result(p_, i_ * p_.heads + first_head_, first_chunk_);
     const int row_floats = n_chunks_ * kVDim;
     const int at_once = kMixes / row_floats;
+#pragma unroll 1
     for (int first = 0; first < n_rows_; first += at_once) {
       const int n = min(at_once, n_rows_ - first);
+#pragma unroll 1
       for (int row = 0; row < n; ++row) {
         const float* from = results.mix + static_cast<int64_t>(first + row) * (static_cast<int>(p_.n_chunks) * kVDim);
 #pragma unroll 4
@@ -357,6 +363,7 @@ class Block {
       }
       if (first == 0) {
         const auto* stats = reinterpret_cast<const float2*>(results.stats);
+#pragma unroll 1
         for (int row = warp_; row < n_rows_; row += kWarps) weigh(c, row, stats + row * static_cast<int>(p_.n_chunks));
       }
       asm volatile("cp.async.wait_all;" ::: "memory");
@@ -370,6 +377,7 @@ class Block {
   __device__ void weigh(Combined& c, int row, const float2* stats) const {
     float* weights = c.weights + row * n_chunks_;
     float largest = -INFINITY;
+#pragma unroll 1
     for (int chunk = lane_; chunk < n_chunks_; chunk += 32) largest = fmaxf(largest, __ldcg(stats + chunk).x);
     largest = warp_max(largest);
     float mine = 0.0F;

@@ -8,6 +8,9 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 
+// Loops are not unrolled: of one token they go once or a few times around, and code that a multiprocessor has not seen
+// lately takes longer to come than it saves (`route_row.cuh`).
+
 constexpr int kKept = 8;  // elements of a row that a thread has room for
 
 // A row that its threads can hold: read once. The sums are those of norm_row, bit for bit.
@@ -56,12 +59,15 @@ __device__ void norm_row(const NormParams& p, int64_t i, int64_t h, int t, int t
   float mean = 0.0F;
   if (p.layer) {
     float part = 0.0F;
+#pragma unroll 1
     for (int64_t c = t; c < p.dim; c += threads) part += x[c];
     mean = sum(part) / static_cast<float>(p.dim);
   }
   float squares = 0.0F;
+#pragma unroll 1
   for (int64_t c = t; c < p.dim; c += threads) squares = fmaf(x[c] - mean, x[c] - mean, squares);
   const float inverse = 1.0F / sqrtf(sum(squares) / static_cast<float>(p.dim) + p.eps);
+#pragma unroll 1
   for (int64_t c = t; c < p.dim; c += threads) {
     float y = (x[c] - mean) * inverse;
     if (p.weight != nullptr) y *= p.weight[c];
@@ -72,20 +78,19 @@ __device__ void norm_row(const NormParams& p, int64_t i, int64_t h, int t, int t
 
 // Short rows by a warp each, long ones by the block: both for any number of heads.
 __device__ void norm(const NormParams& p, int64_t i, float* shared) {
-  if (p.dim <= 256) {
-    for (int64_t h = threadIdx.x / 32; h < p.heads; h += kWarps) {
-      norm_row(p, i, h, threadIdx.x % 32, 32, [](float v) { return warp_sum(v); });
-    }
-    return;
-  }
-  for (int64_t h = 0; h < p.heads; ++h) {
-    norm_row(p, i, h, threadIdx.x, kThreads, [&](float v) { return block_sum(v, shared); });
+  const bool small = p.dim <= 256;
+  const int t = small ? static_cast<int>(threadIdx.x) % 32 : static_cast<int>(threadIdx.x);
+  const auto sum = [&](float v) { return small ? warp_sum(v) : block_sum(v, shared); };
+#pragma unroll 1
+  for (int64_t h = small ? threadIdx.x / 32 : 0; h < p.heads; h += small ? kWarps : 1) {
+    norm_row(p, i, h, t, small ? 32 : kThreads, sum);
   }
 }
 
 __device__ void rope(const RopeParams& p, int64_t i, const float2* turns) {
   const auto half = static_cast<unsigned>(p.half);  // at most kChainPairs
   const unsigned n = half * static_cast<unsigned>(p.heads);
+#pragma unroll 1
   for (unsigned at = threadIdx.x; at < n; at += kThreads) {
     const int64_t pair = at % half;
     const int64_t h = at / half;
@@ -99,9 +104,10 @@ __device__ void rope(const RopeParams& p, int64_t i, const float2* turns) {
   }
 }
 
-__device__ void store(const CacheStoreParams& p, int64_t i) {
-  const int64_t to = p.rows[i * p.rows_stride];
+// Into row `to` of the cache.
+__device__ void store(const CacheStoreParams& p, int64_t i, int64_t to) {
   if (to < 0) return;
+#pragma unroll 1
   for (int64_t c = threadIdx.x; c < p.dim; c += kThreads) {
     const float v = p.x.data[i * p.x.stride + c];
     if (p.dtype == MOE_F32) {
@@ -115,19 +121,26 @@ __device__ void store(const CacheStoreParams& p, int64_t i) {
 __global__ void __launch_bounds__(kThreads) chain_kernel(const __grid_constant__ ChainParams p) {
   __shared__ float2 turns[kChainPairs];
   __shared__ float shared[32];
+  __shared__ int64_t rows[kChainSteps];  // of the cache, that stores go to
   const int64_t i = blockIdx.x;
   const auto mine = [&](const ChainStep& step) { return step.part == static_cast<int32_t>(blockIdx.y); };
   int64_t pairs = 0;
+#pragma unroll 1
   for (int s = 0; s < p.n_steps; ++s) {
-    if (!mine(p.steps[s]) || p.steps[s].kind != ChainStep::kRope) continue;
-    const RopeParams& r = p.steps[s].rope;
+    const ChainStep& step = p.steps[s];
+    if (!mine(step)) continue;
+    if (step.kind == ChainStep::kStore && threadIdx.x == 0) rows[s] = step.store.rows[i * step.store.rows_stride];
+    if (step.kind != ChainStep::kRope) continue;
+    const RopeParams& r = step.rope;
     const int32_t position = r.positions[i * r.positions_stride];
+#pragma unroll 1
     for (int64_t pair = threadIdx.x; pair < r.half; pair += kThreads)
       turns[pairs + pair] = turn_of(position, r.inv_freq[pair], r.scale);
     pairs += r.half;
   }
   if (p.pdl) begin_early();
   pairs = 0;
+#pragma unroll 1
   for (int s = 0; s < p.n_steps; ++s) {
     const ChainStep& step = p.steps[s];
     if (!mine(step)) continue;
@@ -138,7 +151,7 @@ __global__ void __launch_bounds__(kThreads) chain_kernel(const __grid_constant__
       rope(step.rope, i, turns + pairs);
       pairs += step.rope.half;
     } else {
-      store(step.store, i);
+      store(step.store, i, rows[s]);
     }
   }
 }

@@ -27,8 +27,8 @@ struct ChainParams {
   bool pdl;
 };
 
-// A block for a token and each part of the chain that does not depend on the others. Positions are read before what
-// came before on the stream has ended: they are a step's input.
+// A block for a token and each part of the chain that does not depend on the others. Positions and the
+// cache's rows are read before what came before on the stream has ended: they are a step's input.
 cudaError_t launch_chain(const ChainParams& p, cudaStream_t stream);
 
 }  // namespace moe::cuda

@@ -125,7 +125,9 @@ struct Gate {
   __device__ __forceinline__ void ask() const {
     const char* from = static_cast<const char*>(p.product.w.data) + int64_t{16} * first * n_units();
     const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(memory));
+#pragma unroll 1
     for (int unit = threadIdx.x; unit < n_units(); unit += kThreads) {
+#pragma unroll 1
       for (int row = 0; row < n_rows; ++row) {
         const int offset = 16 * (row * n_units() + unit);
         copy_async<16>(to + offset, from + offset);
@@ -162,6 +164,7 @@ struct Gate {
   __device__ __forceinline__ void multiply(int row) const {
     float sums[kRowsAtOnce][NT] = {};
     float squares[NT] = {};
+#pragma unroll 1
     for (int unit = threadIdx.x; unit < n_units(); unit += kThreads) {
       float x[NT][kUnit<F>];
       read(unit, x, squares);
@@ -202,6 +205,7 @@ struct Gate {
   // The block's logits, to the first block and to whoever else wants them.
   __device__ __forceinline__ void give_logits() const {
     const auto n_out = static_cast<int>(p.product.w.n_out);
+#pragma unroll 1
     for (int i = threadIdx.x; i < n_rows * n(); i += kThreads) {
       const int token = NT == 1 ? 0 : i / n_rows;
       const int row = i - token * n_rows;
@@ -219,8 +223,10 @@ struct Gate {
     const MatvecParams& m = p.product;
     if (m.normed == nullptr) return;
     const auto begin = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+#pragma unroll 1
     for (int token = 0; token < n(); ++token) {
       const float factor = factor_of(token);
+#pragma unroll 1
       for (int k = begin; k < m.w.n_in; k += kCluster * kThreads)
         m.normed[token * m.normed_row + k] = m.x[token * m.x_row + k] * factor * m.norm_weight[k];
     }
@@ -243,6 +249,7 @@ __device__ __forceinline__ void run_gate(const GateParams& p, const Layout& at, 
   pdl_launch();
   pdl_wait();
   wait_copies<0>();
+#pragma unroll 1
   for (int row = 0; row == 0 || row < gate.n_rows; row += kRowsAtOnce) gate.multiply(row);
   __syncthreads();
   wait();

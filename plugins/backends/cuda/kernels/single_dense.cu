@@ -17,18 +17,29 @@ cudaError_t count_multiprocessors(int* n) {
 
 namespace {
 
-__device__ __forceinline__ void store(const MatvecParams& p, int group, int o, float y) {
-  if (p.bias != nullptr) y += p.bias[group * p.w.n_out + o];
+// What a row's sum is finished with, asked for before the product.
+struct Finish {
+  float bias;
+  float before;
+};
+__device__ __forceinline__ float* out_of(const MatvecParams& p, int group, int o) {
+  return p.out + group * p.out_group + o;
+}
+__device__ __forceinline__ Finish ask_finish(const MatvecParams& p, int group, int o) {
+  return {p.bias != nullptr ? p.bias[group * p.w.n_out + o] : 0.0F, p.accumulate ? *out_of(p, group, o) : 0.0F};
+}
+__device__ __forceinline__ void store(const MatvecParams& p, int group, int o, const Finish& finish, float y) {
+  if (p.bias != nullptr) y += finish.bias;
   y *= p.scale;
-  float* out = p.out + group * p.out_group + o;
-  if (p.accumulate) y += *out;
+  if (p.accumulate) y += finish.before;
   if (p.soft_cap > 0.0F) y = p.soft_cap * tanhf(y / p.soft_cap);
-  *out = y;
+  *out_of(p, group, o) = y;
 }
 
 // What x is multiplied by, 1 / sqrt(mean(x^2) + eps): the same bits as those of find_norms. sums [kWarps].
 __device__ __forceinline__ float find_norm(const MatvecParams& p, float* sums) {
   float sum = 0.0F;
+#pragma unroll 1
   for (int i = threadIdx.x; i < p.w.row / 4; i += kWarps * 32) {
     const float4 v = reinterpret_cast<const float4*>(p.x)[i];
     sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
@@ -40,6 +51,14 @@ __device__ __forceinline__ float find_norm(const MatvecParams& p, float* sums) {
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) total += sums[w];
   return 1.0F / sqrtf(total / static_cast<float>(p.w.n_in) + p.norm_eps);
+}
+
+// The normalised row: each block writes a part of it.
+__device__ __forceinline__ void store_normed(const MatvecParams& p, float factor) {
+  const int step = static_cast<int>(gridDim.x) * kWarps * 32;
+#pragma unroll 1
+  for (auto k = static_cast<int>(blockIdx.x * kWarps * 32 + threadIdx.x); k < p.w.n_in; k += step)
+    p.normed[k] = p.x[k] * factor * p.norm_weight[k];
 }
 
 // Blocks: (any number, groups). Shared memory: rings, the stage.
@@ -68,15 +87,17 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
   float factor = 1.0F;
   if (p.norm_weight != nullptr) {
     factor = find_norm(p, sums);
-    if (p.normed != nullptr) store_normed(p, 0, 1, &factor);
+    if (p.normed != nullptr) store_normed(p, factor);
   }
   char* staged = memory + kWarps * kRingBytes<F>;
   filling.finish(staged, factor, p.activation);
   __syncthreads();
   const Activations x = activations_at<F, M>(staged, static_cast<int>(p.w.row));
+#pragma unroll 1
   for (int o = first; o < end; ++o) {
+    const Finish finish = ask_finish(p, group, o);
     const float y = warp_sum(stream.multiply(x));
-    if (threadIdx.x % 32 == 0) store(p, group, o, y);
+    if (threadIdx.x % 32 == 0) store(p, group, o, finish, y);
   }
 }
 

@@ -26,6 +26,8 @@ __device__ __forceinline__ void find_slots(const FfnParams& p, const WeightView&
                                            Slots& slots) {
   if (threadIdx.x < 32) {
     const auto j = static_cast<int>(threadIdx.x);
+    const bool weighted = j < p.k && p.weight_on != MOE_WEIGHT_ON_INPUT;
+    const float weight = weighted ? weight_of(p, 0, j) : 1.0F;  // on its way together with the id
     const int e = j < p.k ? expert_of(p, 0, j) : -1;
     const unsigned found = __ballot_sync(kFullWarp, e >= 0);
     if (j == 0) slots.n = __popc(found);
@@ -33,7 +35,7 @@ __device__ __forceinline__ void find_slots(const FfnParams& p, const WeightView&
       const int at = __popc(found & ((1U << j) - 1U));
       slots.slot[at] = j;
       slots.expert[at] = e;
-      slots.weight[at] = p.weight_on == MOE_WEIGHT_ON_INPUT ? 1.0F : weight_of(p, 0, j);
+      slots.weight[at] = weight;
       slots.rows[0][at] = group_of<F>(first, e);
       if (second != nullptr) slots.rows[1][at] = group_of<F>(*second, e);
     }
@@ -76,9 +78,15 @@ __global__ void __launch_bounds__(kWarps * 32) up_kernel(const __grid_constant__
   const Activations x = activations_at<F, M>(staged, static_cast<int>(p.gate.row));
   const int e = slots.expert[at];
   float* out = hidden.data + slots.slot[at] * hidden.row;
+#pragma unroll 1
   for (int o = first; o < width; o += step) {
-    float g = stream.multiply(x);
-    float u = both ? stream.multiply(x) : 0.0F;
+    float g = 0.0F;
+    float u = 0.0F;
+#pragma unroll 1
+    for (int of_up = 0; of_up <= (both ? 1 : 0); ++of_up) {
+      const float sum = stream.multiply(x);
+      (of_up != 0 ? u : g) = sum;
+    }
     g = warp_sum(g);
     u = warp_sum(u);
     if (threadIdx.x % 32 != 0) continue;
@@ -87,6 +95,7 @@ __global__ void __launch_bounds__(kWarps * 32) up_kernel(const __grid_constant__
     out[o] = gated(p.gating, g, u);
   }
   // What is beyond the width, up to a whole row of the next weight.
+#pragma unroll 1
   for (int o = width + static_cast<int>(threadIdx.x); block / slots.n == 0 && o < hidden.row; o += kWarps * 32)
     out[o] = 0.0F;
 }
@@ -122,6 +131,7 @@ __global__ void __launch_bounds__(kWarps * 32) down_kernel(const __grid_constant
   const auto per_stage = static_cast<int>(activation_bytes<F, M>(n_row));
   const int per_expert = max(1, kWarps / max(n, 1));  // warps
   const int at_once = kWarps / per_expert;            // experts
+#pragma unroll 1
   for (int at = warp / per_expert; at < n && warp < at_once * per_expert; at += at_once) {
     Filling<F, M> filling(p.down, {nullptr, 0}, warp % per_expert, per_expert);
     filling.ask(hidden.data + slots.slot[at] * hidden.row);
@@ -129,8 +139,11 @@ __global__ void __launch_bounds__(kWarps * 32) down_kernel(const __grid_constant
   }
   __syncthreads();
   const float scale = scale_of(p, 0);
+#pragma unroll 1
   for (int o = first; o < n_out; o += step) {
+    const float before = p.accumulate && threadIdx.x % 32 == 0 ? p.out[o] : 0.0F;
     float y = 0.0F;
+#pragma unroll 1
     for (int i = 0; i < n; ++i) {
       const int at = turned(i);
       float sum = stream.multiply(activations_at<F, M>(staged + at * per_stage, n_row));
@@ -138,7 +151,7 @@ __global__ void __launch_bounds__(kWarps * 32) down_kernel(const __grid_constant
       y = fmaf(slots.weight[at], sum, y);
     }
     y = warp_sum(y);
-    if (threadIdx.x % 32 == 0) p.out[o] = p.accumulate ? fmaf(scale, y, p.out[o]) : scale * y;
+    if (threadIdx.x % 32 == 0) p.out[o] = p.accumulate ? fmaf(scale, y, before) : scale * y;
   }
 }
 

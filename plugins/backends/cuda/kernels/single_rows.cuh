@@ -112,53 +112,45 @@ class Filling {
   }
   // Puts all of the row, times `factor` and the norm's weights, into `memory`; the caller synchronises.
   __device__ __forceinline__ void finish(char* memory, float factor, int32_t activation) {
+#pragma unroll 1
     for (int base = warp_ * kStep; base < blocks(); base += n_warps_ * kStep) {
       if (base != warp_ * kStep) {
         ask_row(base);
         if (norm_.weight != nullptr) ask_norm(base);
       }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) put(memory, base, i, factor, activation);
+      put(memory, block_of(base), factor, activation);
     }
   }
 
  private:
-  static constexpr int kAtOnce = 2;
-  static constexpr int kStep = 8 * kAtOnce;  // blocks of a warp: a quad has kAtOnce
+  static constexpr int kStep = 8;  // blocks of a warp: a quad has one
   static constexpr int kSecond = F == Format::kI4 ? 16 : 4;
 
   [[nodiscard]] __device__ __forceinline__ int blocks() const { return units_ / 4 * kBlocks<F>; }
-  [[nodiscard]] static __device__ __forceinline__ int block_of(int base, int i) {
-    return base + 8 * i + static_cast<int>(threadIdx.x) % 32 / 4;
+  [[nodiscard]] static __device__ __forceinline__ int block_of(int base) {
+    return base + static_cast<int>(threadIdx.x) % 32 / 4;
   }
   __device__ __forceinline__ void ask_row(int base) {
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const float* from = x_ + first_of_block<F>(block_of(base, i), static_cast<int>(threadIdx.x) % 4);
-      if (block_of(base, i) >= blocks()) continue;
-      row_[i][0] = *reinterpret_cast<const float4*>(from);
-      if constexpr (F != Format::kF32) row_[i][1] = *reinterpret_cast<const float4*>(from + kSecond);
-    }
+    const float* from = x_ + first_of_block<F>(block_of(base), static_cast<int>(threadIdx.x) % 4);
+    if (block_of(base) >= blocks()) return;
+    row_[0] = *reinterpret_cast<const float4*>(from);
+    if constexpr (F != Format::kF32) row_[1] = *reinterpret_cast<const float4*>(from + kSecond);
   }
   __device__ __forceinline__ void ask_norm(int base) {
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int first = first_of_block<F>(block_of(base, i), static_cast<int>(threadIdx.x) % 4);
-      if (block_of(base, i) >= blocks()) continue;
-      weights_[i][0] = load_norm(norm_, first);
-      if constexpr (F != Format::kF32) weights_[i][1] = load_norm(norm_, first + kSecond);
-    }
+    const int first = first_of_block<F>(block_of(base), static_cast<int>(threadIdx.x) % 4);
+    if (block_of(base) >= blocks()) return;
+    weights_[0] = load_norm(norm_, first);
+    if constexpr (F != Format::kF32) weights_[1] = load_norm(norm_, first + kSecond);
   }
 
-  __device__ __forceinline__ void put(char* memory, int base, int i, float factor, int32_t activation) const {
-    const int block = block_of(base, i);
+  __device__ __forceinline__ void put(char* memory, int block, float factor, int32_t activation) const {
     const int b = block % kBlocks<F>;
     const int unit = block / kBlocks<F> * 4 + static_cast<int>(threadIdx.x) % 4;
-    float4 lo = scaled(row_[i][0], factor);
-    float4 hi = scaled(row_[i][1], factor);
+    float4 lo = scaled(row_[0], factor);
+    float4 hi = scaled(row_[1], factor);
     if (norm_.weight != nullptr) {
-      lo = product(lo, weights_[i][0]);
-      hi = product(hi, weights_[i][1]);
+      lo = product(lo, weights_[0]);
+      hi = product(hi, weights_[1]);
     }
     float v[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
     if constexpr (M == Mode::kI8) {
@@ -197,8 +189,8 @@ class Filling {
   int warp_;
   int n_warps_;
   const float* x_ = nullptr;
-  float4 row_[kAtOnce][2] = {};
-  float4 weights_[kAtOnce][2] = {};
+  float4 row_[2] = {};
+  float4 weights_[2] = {};
 };
 
 // --- one unit
@@ -346,6 +338,7 @@ class RowStream {
     begin_ = shared_address(memory) + threadIdx.x % 32 * 16;
     scales_ = shared_address(memory) + kPartUnits<F> * 16 + threadIdx.x % 32 * kUnitScale<F> - begin_;
     find_row();
+#pragma unroll 1
     for (int i = 0; i < kParts<F>; ++i) ask(begin_ + i * kSlotBytes<F>);
     slot_ = begin_;
   }
