@@ -84,20 +84,22 @@ class Block {
   __device__ void run() {
     // What earlier steps stored may be asked for before the kernel that stores this step's rows is through.
     const bool early = p_.pdl && is_alone() && begin_ + kTile <= span_.last;
-    if (early) load(begin_, 0);
     clear_queries();
-#if __CUDA_ARCH__ >= 900
-    if (p_.pdl) asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
-#endif
-    if (!early) load(begin_, 0);
-    load_queries();
     float acc[kVTiles][4] = {};
     float largest = -INFINITY;  // of row threadIdx.x / kRowThreads
     float sum = 0.0F;
-    int stage = 0;
+    int stage = 1;
+    // The first time around only asks: one place that does makes less code.
 #pragma unroll 1
-    for (int tile = begin_; tile < end_; tile += kTile, stage ^= 1) {
+    for (int tile = begin_ - kTile; tile < end_; tile += kTile, stage ^= 1) {
+      const bool before = tile < begin_;
+      if (before && p_.pdl && !early) begin_early();
       load(tile + kTile, stage ^ 1);
+      if (before) {
+        if (early) begin_early();
+        load_queries();
+        continue;
+      }
       wait_for_copies();
       __syncthreads();
       score(tile, stage);
@@ -300,21 +302,10 @@ class Block {
     auto& c = *reinterpret_cast<Combined*>(&m_);
     const ChunkResult result = chunk_result(p_, i_ * p_.heads + first_head_, blockIdx.y);
     const auto n_chunks = static_cast<int>(p_.n_chunks);
-    if (p_.tickets == nullptr || n_chunks_ > 1) {
-      store(acc, largest, sum, reinterpret_cast<float2*>(result.stats), n_chunks, result.mix, n_chunks * kVDim);
-      if (p_.tickets == nullptr || !is_last()) return;
-      combine(c);
-      return;
-    }
-    // The only chunk: what combining it would come to.
-    store(acc, largest, sum, c.rows, 1, c.mixes, kVDim);
-    __syncthreads();
-    if (threadIdx.x < kRows) {
-      c.weights[threadIdx.x] = share(c.rows[threadIdx.x].x, c.rows[threadIdx.x].x);
-      c.rows[threadIdx.x].y *= c.weights[threadIdx.x];
-    }
-    __syncthreads();
-    put_rows(c, 0, n_rows_);
+    const bool only = p_.tickets != nullptr && n_chunks_ == 1;
+    store(acc, largest, sum, only ? c.rows : reinterpret_cast<float2*>(result.stats), only ? 1 : n_chunks,
+          only ? c.mixes : result.mix, (only ? 1 : n_chunks) * kVDim);
+    if (only || (p_.tickets != nullptr && is_last())) combine(c, only);
   }
 
   // Rows of the chunk's result, `stats_row` and `mix_row` elements from each other.
@@ -346,31 +337,48 @@ class Block {
     return m_.ticket == static_cast<unsigned>(n_chunks_ - 1);
   }
 
-  // Combines the chunks of all rows; the sums are those of combine_kernel, bit for bit.
-  __device__ void combine(Combined& c) {
+  // Combines the chunks of all rows; the sums are those of combine_kernel, bit for bit. `only`: there is one chunk, and
+  // it is in `c`.
+  __device__ void combine(Combined& c, bool only) {
     const ChunkResult results = chunk_result(p_, i_ * p_.heads + first_head_, first_chunk_);
-    const int row_floats = n_chunks_ * kVDim;
-    const int at_once = kMixes / row_floats;
+    const int at_once = kMixes / (n_chunks_ * kVDim);
 #pragma unroll 1
     for (int first = 0; first < n_rows_; first += at_once) {
       const int n = min(at_once, n_rows_ - first);
-#pragma unroll 1
-      for (int row = 0; row < n; ++row) {
-        const float* from = results.mix + static_cast<int64_t>(first + row) * (static_cast<int>(p_.n_chunks) * kVDim);
-#pragma unroll 4
-        for (int at = threadIdx.x * 4; at < row_floats; at += kThreads * 4)
-          copy_async(&c.mixes[row * row_floats + at], from + at, true);
+      if (only) {
+        __syncthreads();
+        weigh_only(c);
+      } else {
+        fetch(c, results, first, n);
       }
-      if (first == 0) {
-        const auto* stats = reinterpret_cast<const float2*>(results.stats);
-#pragma unroll 1
-        for (int row = warp_; row < n_rows_; row += kWarps) weigh(c, row, stats + row * static_cast<int>(p_.n_chunks));
-      }
-      asm volatile("cp.async.wait_all;" ::: "memory");
       __syncthreads();
       put_rows(c, first, n);
       __syncthreads();
     }
+  }
+
+  __device__ void weigh_only(Combined& c) const {
+    if (threadIdx.x >= kRows) return;
+    c.weights[threadIdx.x] = share(c.rows[threadIdx.x].x, c.rows[threadIdx.x].x);
+    c.rows[threadIdx.x].y *= c.weights[threadIdx.x];
+  }
+
+  // The mixes of rows [first, first + n) and, the first time, what each chunk of all rows counts.
+  __device__ void fetch(Combined& c, const ChunkResult& results, int first, int n) const {
+    const int row_floats = n_chunks_ * kVDim;
+#pragma unroll 1
+    for (int row = 0; row < n; ++row) {
+      const float* from = results.mix + static_cast<int64_t>(first + row) * (static_cast<int>(p_.n_chunks) * kVDim);
+#pragma unroll 4
+      for (int at = threadIdx.x * 4; at < row_floats; at += kThreads * 4)
+        copy_async(&c.mixes[row * row_floats + at], from + at, true);
+    }
+    if (first == 0) {
+      const auto* stats = reinterpret_cast<const float2*>(results.stats);
+#pragma unroll 1
+      for (int row = warp_; row < n_rows_; row += kWarps) weigh(c, row, stats + row * static_cast<int>(p_.n_chunks));
+    }
+    asm volatile("cp.async.wait_all;" ::: "memory");
   }
 
   // What each chunk of a row counts, by a warp. The sum is in the order of warps that have a chunk a thread.

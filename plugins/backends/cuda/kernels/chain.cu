@@ -11,7 +11,7 @@ constexpr int kWarps = kThreads / 32;
 // Loops are not unrolled: of one token they go once or a few times around, and code that a multiprocessor has not seen
 // lately takes longer to come than it saves (`route_row.cuh`).
 
-constexpr int kKept = 8;  // elements of a row that a thread has room for
+constexpr int kKept = 4;  // elements of a row that a thread has room for
 
 // A row that its threads can hold: read once. The sums are those of norm_row, bit for bit.
 template <typename Sum>
