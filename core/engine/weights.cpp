@@ -24,7 +24,7 @@ struct SourceContext {
 
   // Has the matrices that come next read while this one is packed, about kAhead bytes of them.
   void read_ahead(int64_t group) {
-    constexpr size_t kAhead = size_t{64} << 20;
+    constexpr size_t kAhead = size_t{256} << 20;
     const auto& groups = set->groups;
     size_t bytes = 0;
     for (int64_t g = group; g < std::ssize(groups) && (g == group || bytes < kAhead); ++g) {

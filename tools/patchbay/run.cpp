@@ -133,9 +133,11 @@ void run(const RunFlags& flags) {
   if (!json) fmt::print("\n");
   if (g.end.reason == FinishReason::kFailed) fail(g.end.error.value_or(moe::internal("the request failed")));
   if (flags.common.quiet && !json) return;
-  const double bandwidth = interrupted() ? 0 : measure_weights_bandwidth(*session.host, *session.model, 0.05);
-  // The first token comes out of the prefill.
-  const DecodeSpeed speed = decode_speed(*session.model, g.end.usage.n_generated - 1, g.end.usage.decode_s, bandwidth);
+  constexpr uint64_t kProbeBytes = uint64_t{512} << 20;  // beside the weights: an answer should not need a GiB more
+  const int64_t n_decoded = g.end.usage.n_generated - 1;  // the first token comes out of the prefill
+  const bool compares = n_decoded > 0 && !interrupted();
+  const double bandwidth = compares ? measure_weights_bandwidth(*session.host, *session.model, 0.05, kProbeBytes) : 0;
+  const DecodeSpeed speed = decode_speed(*session.model, n_decoded, g.end.usage.decode_s, bandwidth);
   if (json) {
     print_json(session, g, speed, bandwidth);
   } else {

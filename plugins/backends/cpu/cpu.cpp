@@ -95,7 +95,7 @@ class Cpu final : public Backend {
     return {};
   }
 
-  Result<moe_prepared> prepare(const moe_weight_source& source) override { return prepare_weight(source); }
+  Result<moe_prepared> prepare(const moe_weight_source& source) override { return prepare_weight(*kernels_, source); }
 
   Result<moe_op_info> find_op(std::string_view id, const moe_op_args& largest) override {
     for (const moe_op& op : ops_) {

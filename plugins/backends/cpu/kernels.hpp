@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "moe/abi/ops.h"
+#include "moe/sdk/quant.hpp"
 
 namespace moe::cpu {
 
@@ -104,6 +105,9 @@ struct Kernels {
   // is a multiple of 32; the part that reaches the end fills up the row's last block.
   void (*round)(moe_activation_type type, RowType as, const float* x, float factor, int64_t first, int64_t n,
                 int64_t total, void* out);
+  // Up to 32 weights, as the functions of the same name in moe/sdk/quant.hpp round them.
+  QuantGroup (*quantize_int8)(const float* x, int64_t n);
+  QuantGroup (*quantize_int4)(const float* x, int64_t n);
   void (*activate)(const moe_gating& gating, const float* gate, const float* up, float* out, int64_t n);
   // out = alpha x + beta y (y null: alpha x).
   void (*add)(float alpha, const float* x, float beta, const float* y, float* out, int64_t n);

@@ -11,6 +11,7 @@
 
 #include "kernels_table.hpp"
 #include "moe/sdk/numeric.hpp"
+#include "moe/sdk/quant.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace moe::cpu::HWY_NAMESPACE {
@@ -83,36 +84,114 @@ void round_i8_block(const float* x, VF factor, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = buffer[i];
 }
 
-// A group of up to 32 activations as an integer product reads them; see quantize_activation in moe/sdk/quant.hpp.
-void round_i8_group(const float* x, VF factor, int64_t n, int64_t group, I8Block& out) {
+using VI = hn::Vec<DI>;
+
+// Up to 32 numbers times `factor`, filled up with zeros.
+struct Group {
+  static constexpr int kN = 2 * kVectors;
+  VF v[kN];
+  bool finite;
+  float largest;  // |v|
+};
+HWY_INLINE Group load_group(const float* x, VF factor, int64_t n) {
   const DF d;
-  const DI di;
-  const hn::Rebind<int8_t, DF> d8;
   alignas(64) float padded[32] = {};
   if (n < 32) {
     std::copy_n(x, n, padded);
     x = padded;
   }
-  VF v[2 * kVectors];
-  VF amax = hn::Zero(d);
-  bool finite = true;
-  for (int i = 0; i < 2 * kVectors; ++i) {
-    v[i] = hn::Mul(factor, hn::LoadU(d, x + i * kLanes));
-    finite = finite && hn::AllTrue(d, hn::IsFinite(v[i]));
-    amax = hn::Max(amax, hn::Abs(v[i]));
+  Group g;
+  g.finite = true;
+  VF largest = hn::Zero(d);
+  for (int i = 0; i < Group::kN; ++i) {
+    g.v[i] = hn::Mul(factor, hn::LoadU(d, x + i * kLanes));
+    g.finite = g.finite && hn::AllTrue(d, hn::IsFinite(g.v[i]));
+    largest = hn::Max(largest, hn::Abs(g.v[i]));
   }
-  const float scale = finite ? hn::GetLane(hn::MaxOfLanes(d, amax)) / 127.0F : NAN;
-  const bool any = finite && scale != 0.0F;
-  const VF s = hn::Set(d, any ? scale : 1.0F);
-  auto sum = hn::Zero(di);
-  for (int i = 0; i < 2 * kVectors; ++i) {
-    const VF q = hn::Round(hn::Div(any ? v[i] : hn::Zero(d), s));
-    const auto rounded = hn::NearestInt(hn::Min(hn::Max(q, hn::Set(d, -127.0F)), hn::Set(d, 127.0F)));
-    hn::StoreU(hn::DemoteTo(d8, rounded), d8, out.q + 32 * group + i * kLanes);
-    sum = hn::Add(sum, rounded);
+  g.largest = hn::GetLane(hn::MaxOfLanes(d, largest));
+  return g;
+}
+
+// v / scale to the nearest integers in [low, high]; zeros without a scale. See round_group in moe/sdk/quant.hpp.
+HWY_INLINE void round_group(const Group& g, float scale, float low, float high, VI (&q)[Group::kN]) {
+  const DF d;
+  const bool usable = g.finite && scale != 0.0F && std::isfinite(scale);
+  const VF s = hn::Set(d, usable ? scale : 1.0F);
+  for (int i = 0; i < Group::kN; ++i) {
+    const VF rounded = hn::Round(hn::Div(usable ? g.v[i] : hn::Zero(d), s));
+    q[i] = hn::NearestInt(hn::Min(hn::Max(rounded, hn::Set(d, low)), hn::Set(d, high)));
   }
+}
+HWY_INLINE void store_group(const VI (&q)[Group::kN], int8_t* out) {
+  const hn::Rebind<int8_t, DF> d8;
+  for (int i = 0; i < Group::kN; ++i) hn::StoreU(hn::DemoteTo(d8, q[i]), d8, out + i * kLanes);
+}
+
+// A group of up to 32 activations as an integer product reads them; see quantize_activation in moe/sdk/quant.hpp.
+void round_i8_group(const float* x, VF factor, int64_t n, int64_t group, I8Block& out) {
+  const DI di;
+  const Group g = load_group(x, factor, n);
+  const float scale = g.finite ? g.largest / 127.0F : NAN;
+  VI q[Group::kN];
+  round_group(g, scale, -127.0F, 127.0F, q);
+  store_group(q, out.q + 32 * group);
+  VI sum = hn::Zero(di);
+  for (int i = 0; i < Group::kN; ++i) sum = hn::Add(sum, q[i]);
   out.scale[group] = scale;
   out.minus_sum[group] = -hn::GetLane(hn::SumOfLanes(di, sum));
+}
+
+// The sum of (v - scale q)^2, in any order.
+HWY_INLINE double squared_error(const Group& g, float scale, const VI (&q)[Group::kN]) {
+  alignas(64) float v[32];
+  alignas(64) float rounded[32];
+  for (int i = 0; i < Group::kN; ++i) {
+    hn::Store(g.v[i], DF(), v + i * kLanes);
+    hn::Store(hn::ConvertTo(DF(), q[i]), DF(), rounded + i * kLanes);
+  }
+  constexpr int kSums = 8;
+  double sums[kSums] = {};
+  for (int i = 0; i < 32; i += kSums) {
+    for (int j = 0; j < kSums; ++j) {
+      const double difference = static_cast<double>(v[i + j]) - static_cast<double>(scale) * rounded[i + j];
+      sums[j] += difference * difference;
+    }
+  }
+  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+}
+
+// moe::quantize_int8, moe::quantize_int4.
+QuantGroup quantize_i8(const float* x, int64_t n) {
+  const Group g = load_group(x, hn::Set(DF(), 1.0F), n);
+  QuantGroup out;
+  out.scale = g.finite ? quant_detail::as_f16(g.largest / 127.0F) : NAN;
+  VI q[Group::kN];
+  round_group(g, out.scale, -127.0F, 127.0F, q);
+  store_group(q, out.q);
+  return out;
+}
+QuantGroup quantize_i4(const float* x, int64_t n) {
+  const DF d;
+  const Group g = load_group(x, hn::Set(d, 1.0F), n);
+  if (!g.finite || g.largest == 0.0F) return quantize_int4(x, n);
+  const VF target = hn::Set(d, g.largest);
+  intptr_t at = -1;
+  int i = 0;
+  while ((at = hn::FindFirstTrue(d, hn::Eq(hn::Abs(g.v[i]), target))) < 0) ++i;
+  const float wide = quant_detail::as_f16(x[i * kLanes + at] / -8.0F);
+  const float even = quant_detail::as_f16(g.largest / 7.0F);
+  VI wide_q[Group::kN];
+  VI even_q[Group::kN];
+  round_group(g, wide, -8.0F, 7.0F, wide_q);
+  round_group(g, even, -8.0F, 7.0F, even_q);
+  const double wide_error = squared_error(g, wide, wide_q);
+  const double even_error = squared_error(g, even, even_q);
+  // The order of 32 additions changes a sum by less than 2^-47 of it: where that might decide, their own order does.
+  if (std::fabs(even_error - wide_error) <= 0x1p-44 * (even_error + wide_error)) return quantize_int4(x, n);
+  QuantGroup out;
+  out.scale = even_error < wide_error ? even : wide;
+  store_group(even_error < wide_error ? even_q : wide_q, out.q);
+  return out;
 }
 
 void round_to_i8(const float* x, VF factor, int64_t first, int64_t n, int64_t total, I8Block* out) {
@@ -356,6 +435,8 @@ int32_t argmax(const float* x, int64_t n) {
 void fill_rows(Kernels& k) {
   k.finish = finish;
   k.round = round_row;
+  k.quantize_int8 = quantize_i8;
+  k.quantize_int4 = quantize_i4;
   k.activate = activate;
   k.add = add;
   k.axpy = axpy;

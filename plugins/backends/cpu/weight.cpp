@@ -125,7 +125,9 @@ struct GroupPlace {
   int64_t first_line;
   int64_t r;
   uint16_t* scale;
-  [[nodiscard]] char& byte(int64_t k) const { return panel.unit(first_line + k / 4)[4 * r + k % 4]; }
+  // Four bytes of line `line` of the group.
+  [[nodiscard]] char* word(int64_t line) const { return panel.unit(first_line + line) + 4 * r; }
+  [[nodiscard]] char byte(int64_t k) const { return word(k / 4)[k % 4]; }
 };
 GroupPlace group_place(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group) {
   const int64_t lines = w.format == Format::kI8 ? kI8BlockLines : kI4BlockLines;
@@ -137,11 +139,16 @@ void put_group(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t 
                const int8_t* q) {
   const GroupPlace to = group_place(w, panel, r, group);
   *to.scale = scale;
+  constexpr int64_t kHalf = kQuantGroup / 2;
+  char bytes[kQuantGroup];
+  int64_t n = kHalf;
   if (w.format == Format::kI8) {
-    for (int64_t k = 0; k < kQuantGroup; ++k) to.byte(k) = static_cast<char>(q[k] ^ 0x80);
-    return;
+    n = kQuantGroup;
+    for (int64_t k = 0; k < kQuantGroup; ++k) bytes[k] = static_cast<char>(q[k] ^ 0x80);
+  } else {
+    for (int64_t k = 0; k < kHalf; ++k) bytes[k] = static_cast<char>((q[k] + 8) | (q[k + kHalf] + 8) << 4);
   }
-  for (int64_t k = 0; k < kQuantGroup / 2; ++k) to.byte(k) = static_cast<char>((q[k] + 8) | (q[k + 16] + 8) << 4);
+  for (int64_t line = 0; line < n / 4; ++line) std::memcpy(to.word(line), bytes + 4 * line, 4);
 }
 QuantGroup get_group(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group) {
   const GroupPlace from = group_place(w, panel, r, group);
@@ -159,10 +166,11 @@ QuantGroup get_group(const moe_weight& w, const PanelPlace& panel, int64_t r, in
 }
 
 // One row of f32, quantised.
-void quantize_row(const moe_weight& w, const float* values, int64_t r, const PanelPlace& panel) {
+void quantize_row(const Kernels& kernels, const moe_weight& w, const float* values, int64_t r,
+                  const PanelPlace& panel) {
+  const auto quantize = w.format == Format::kI8 ? kernels.quantize_int8 : kernels.quantize_int4;
   for (int64_t k = 0; k < w.n_in; k += kQuantGroup) {
-    const int64_t n = std::min(kQuantGroup, w.n_in - k);
-    const QuantGroup group = w.format == Format::kI8 ? quantize_int8(values + k, n) : quantize_int4(values + k, n);
+    const QuantGroup group = quantize(values + k, std::min(kQuantGroup, w.n_in - k));
     put_group(w, panel, r, k / kQuantGroup, f32_to_f16(group.scale), group.q);
   }
 }
@@ -191,7 +199,7 @@ void copy_blocks(const moe_weight& w, const char* rows, int64_t n_rows, const Pa
 }
 
 // One row of f32 into its panel.
-void pack_row(const moe_weight& w, const float* values, int64_t r, const PanelPlace& panel) {
+void pack_row(const Kernels& kernels, const moe_weight& w, const float* values, int64_t r, const PanelPlace& panel) {
   switch (w.format) {
     case Format::kF32:
       for (int64_t k = 0; k < w.n_in; ++k) *element_at<float>(w, panel, r, k) = values[k];
@@ -203,7 +211,7 @@ void pack_row(const moe_weight& w, const float* values, int64_t r, const PanelPl
       for (int64_t k = 0; k < w.n_in; ++k) *element_at<uint16_t>(w, panel, r, k) = f32_to_bf16(values[k]);
       return;
     default:
-      quantize_row(w, values, r, panel);
+      quantize_row(kernels, w, values, r, panel);
   }
 }
 
@@ -231,7 +239,8 @@ void copy_rows(const moe_weight& w, const char* values, int64_t n_rows, const Pa
 }
 
 // Rows of one panel into place: as they are stored, or from f32.
-void pack_panel(const moe_weight& w, int64_t group, int64_t index, const void* raw, const float* values) {
+void pack_panel(const Kernels& kernels, const moe_weight& w, int64_t group, int64_t index, const void* raw,
+                const float* values) {
   const int64_t rows = w.rows_as_they_are ? 1 : kPanel;
   const int64_t first = index * rows;
   const int64_t n = std::min(rows, w.n_out - first);
@@ -241,10 +250,10 @@ void pack_panel(const moe_weight& w, int64_t group, int64_t index, const void* r
     return copy_blocks(w, static_cast<const char*>(raw) + first * row_bytes, n, panel);
   }
   if (raw != nullptr) return copy_rows(w, static_cast<const char*>(raw) + first * w.n_in * 2, n, panel);
-  for (int64_t r = 0; r < n; ++r) pack_row(w, values + r * w.n_in, r, panel);
+  for (int64_t r = 0; r < n; ++r) pack_row(kernels, w, values + r * w.n_in, r, panel);
 }
 
-void pack(const moe_weight_source& source, const moe_weight& w) {
+void pack(const Kernels& kernels, const moe_weight_source& source, const moe_weight& w) {
   const std::string_view encoding = source.encoding == nullptr ? "f32" : source.encoding;
   const bool same_blocks = source.n_in % kQuantGroup == 0 && ((w.format == Format::kI8 && encoding == "q8_0") ||
                                                               (w.format == Format::kI4 && encoding == "q4_0"));
@@ -272,7 +281,8 @@ void pack(const moe_weight_source& source, const moe_weight& w) {
       source.read_f32(source.context, group, row, n, values.data());
     }
     for (int64_t p = first; p < end; ++p) {
-      pack_panel(w, group, p, raw, raw == nullptr ? values.data() + (p - first) * panel_rows * w.n_in : nullptr);
+      const float* rows = raw == nullptr ? values.data() + (p - first) * panel_rows * w.n_in : nullptr;
+      pack_panel(kernels, w, group, p, raw, rows);
     }
     if (--left[static_cast<size_t>(group)] == 0 && source.done != nullptr) source.done(source.context, group);
   });
@@ -309,12 +319,12 @@ Result<moe_prepared> adopt_weight(const moe_weight_source& source, const void* b
 
 }  // namespace
 
-Result<moe_prepared> prepare_weight(const moe_weight_source& source) {
+Result<moe_prepared> prepare_weight(const Kernels& kernels, const moe_weight_source& source) {
   MOE_ASSIGN(std::unique_ptr<moe_weight> weight, weight_of(source));
   weight->memory = Memory(weight->memory_bytes());
   if (weight->memory.data() == nullptr)
     return exhausted("prepare: expected " + std::to_string(weight->memory_bytes()) + " bytes, got less");
-  pack(source, *weight);
+  pack(kernels, source, *weight);
   return give_away(std::move(weight));
 }
 

@@ -79,7 +79,7 @@ const char* format_name(Format format);
 // Packs a weight: tasks of one panel, matrices one after the other, source.done after each.
 // MOE_INVALID_ARGUMENT: a shape that cannot be counted; MOE_UNIMPLEMENTED: `wanted` is not an encoding of this
 // backend's; MOE_RESOURCE_EXHAUSTED: too little memory. [main-thread]
-Result<moe_prepared> prepare_weight(const moe_weight_source& source);
+Result<moe_prepared> prepare_weight(const Kernels& kernels, const moe_weight_source& source);
 
 // Elements [0, n_in) of a row as f32. [thread-safe]
 void read_row(const moe_weight& weight, int64_t group, int64_t row, float* out);

@@ -1,7 +1,11 @@
 // Packed bytes that leave the backend `cpu` and come back.
 #include <sys/mman.h>
 
+#include <cmath>
+#include <limits>
+
 #include "moe/abi/packed.h"
+#include "moe/sdk/quant.hpp"
 #include "open_cpu.hpp"
 
 namespace patchbay::test {
@@ -130,6 +134,65 @@ TEST_F(Packed, layout_and_packed_bytes_are_the_recorded_ones) {
   EXPECT_STREQ(packed_->layout(b().instance()), "cpu-panels-1");
   EXPECT_EQ(hash, 5682200501662814284U);
 }
+
+// Numbers that rounding may get wrong: [n, 33] with a group of one at the end of each row.
+std::vector<float> hard_groups() {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Random random(11);
+  std::vector<float> all;
+  const auto add = [&](auto number) {
+    for (int i = 0; i < 33; ++i) all.push_back(number(i));
+  };
+  for (const float x : {0.0F, -0.0F, 1.0F, -1.0F, 1e-30F, 1e-45F, 3e38F, 7e6F, 9e6F, kNan, kInfinity})
+    add([x](int) { return x; });
+  for (const float x : {kNan, -kInfinity, 3e38F, 1e-40F}) add([x](int i) { return i == 17 ? x : 0.5F; });
+  add([](int i) { return static_cast<float>(i - 16) * 0.5F; });  // halves of both scales
+  add([](int i) { return i % 2 == 0 ? 1.0F : -1.0F; });          // both signs alike
+  add([](int i) { return (i % 2 == 0 ? 1.0F : -1.0F) * (i < 2 ? 8.0F : 3.5F); });
+  for (const double width : {1.0, 1e-6, 1e-38, 1e4}) {
+    for (int n = 0; n < 200; ++n) add([&](int) { return static_cast<float>(random.uniform(-width, width)); });
+  }
+  for (int n = 0; n < 200; ++n)
+    add([&](int) { return static_cast<float>(static_cast<int>(random.uniform(-9, 9))) / 2; });
+  return all;
+}
+
+class Rounding : public testing::TestWithParam<const char*> {};
+
+TEST_P(Rounding, is_the_sdks_on_every_instruction_set) {
+  TestHost host(2);
+  const OpenCpu cpu(host, GetParam());
+  if (cpu.backend() == nullptr) GTEST_SKIP() << cpu.error().message;
+  const BackendUnderTest& b = *cpu.backend();
+  const std::vector<float> values = hard_groups();
+  const auto n_out = static_cast<int64_t>(values.size()) / 33 / 2;
+  for (const bool wide : {true, false}) {
+    Source source(n_out, 33, wide ? "int8" : "int4", MOE_USE_MATMUL);
+    source.values.assign(values.begin(), values.begin() + 2 * n_out * 33);
+    auto prepared = moe::make<moe_prepared>();
+    moe::MessageBuffer message;
+    ASSERT_EQ(b.backend().prepare(b.instance(), &source.abi, &prepared, message.get()), MOE_OK) << message.text();
+    for (int64_t row = 0; row < 2 * n_out; ++row) {
+      std::vector<float> scratch(33);
+      const float* got = b.rows()->row(prepared.weight, row / n_out, row % n_out, scratch.data());
+      for (const int first : {0, 32}) {
+        const float* x = values.data() + row * 33 + first;
+        const int n = first == 0 ? 32 : 1;
+        const moe::QuantGroup want = wide ? moe::quantize_int8(x, n) : moe::quantize_int4(x, n);
+        for (int i = 0; i < n; ++i) {
+          const float number = want.scale * static_cast<float>(want.q[i]);
+          EXPECT_TRUE(got[first + i] == number || (std::isnan(number) && std::isnan(got[first + i])))
+              << source.abi.wanted << " row " << row << " element " << first + i << ": expected " << number << ", got "
+              << got[first + i];
+        }
+      }
+    }
+    prepared.release(&prepared);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Cpu, Rounding, testing::Values("avx512", "avx2", "neon", "portable"),
+                         [](const auto& simd) { return std::string(simd.param); });
 
 }  // namespace
 }  // namespace patchbay::test
