@@ -128,7 +128,7 @@ class XTiles {
 
 // ---- integers
 
-constexpr int64_t kDepthBlocks = 4;  // blocks of 64 k in one pass: what the passes share stays in the first-level cache
+constexpr int64_t kDepthBlocks = 8;  // blocks of 64 k in one pass: what the passes share stays in the first-level cache
 constexpr int64_t kGroupLines = 8;   // of 64 bytes: a tile of weights
 // With fewer rows the vector instructions are no slower.
 constexpr int64_t kFewRows = 6;
@@ -213,25 +213,23 @@ MOE_AMX_TARGET void multiply_tile(IntPass& pass, int64_t tile, int64_t n, const 
   for (int64_t t = 0; t < kTileRows; ++t) {
     acc[t] = first || t >= n_rows ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock);
   }
-  int64_t b = 0;
-  for (; b + 2 <= n; b += 2) {
+  // The tiles are three groups ahead of the additions, which do not wait for them then.
+  sum_group<0>(pass, tile, 0, 0);
+  sum_group<1>(pass, tile, 0, 1);
+  if (n > 1) sum_group<2>(pass, tile, 1, 0);
+  for (int64_t b = 0; b < n; b += 2) {
+    const char* s = scales + b * block_bytes;
     ahead.ask();
-    sum_group<0>(pass, tile, b, 0);
-    sum_group<1>(pass, tile, b, 1);
+    if (b + 1 < n) sum_group<3>(pass, tile, b + 1, 1);
+    add_group(pass, tile, b, 0, 0, s, acc);
+    if (b + 2 < n) sum_group<0>(pass, tile, b + 2, 0);
+    add_group(pass, tile, b, 1, 1, s, acc);
+    if (b + 1 >= n) break;
     ahead.ask();
-    sum_group<2>(pass, tile, b + 1, 0);
-    sum_group<3>(pass, tile, b + 1, 1);
-    add_group(pass, tile, b, 0, 0, scales + b * block_bytes, acc);
-    add_group(pass, tile, b, 1, 1, scales + b * block_bytes, acc);
-    add_group(pass, tile, b + 1, 0, 2, scales + (b + 1) * block_bytes, acc);
-    add_group(pass, tile, b + 1, 1, 3, scales + (b + 1) * block_bytes, acc);
-  }
-  if (b < n) {
-    ahead.ask();
-    sum_group<0>(pass, tile, b, 0);
-    sum_group<1>(pass, tile, b, 1);
-    add_group(pass, tile, b, 0, 0, scales + b * block_bytes, acc);
-    add_group(pass, tile, b, 1, 1, scales + b * block_bytes, acc);
+    if (b + 2 < n) sum_group<1>(pass, tile, b + 2, 1);
+    add_group(pass, tile, b + 1, 0, 2, s + block_bytes, acc);
+    if (b + 3 < n) sum_group<2>(pass, tile, b + 3, 0);
+    add_group(pass, tile, b + 1, 1, 3, s + block_bytes, acc);
   }
 #pragma GCC unroll 16
   for (int64_t t = 0; t < kTileRows; ++t) {
