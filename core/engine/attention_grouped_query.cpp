@@ -37,10 +37,9 @@ class GroupedQueryAttention final : public AttentionPart {
     MOE_TRY(build_clamp(device, all));
     MOE_TRY(q_rope_.build(device, spec_.rope, q_shape, moe::absent()));
     MOE_TRY(k_rope_.build(device, spec_.rope, k_shape, moe::absent()));
-    MOE_TRY(k_cache_.build(device, ctx, k_dim_, columns(all, 0, k_dim_)));
-    MOE_TRY(v_cache_.build(device, ctx, v_dim_, columns(all, 0, v_dim_)));
-    MOE_TRY(attention_.build(device, ctx, spec_, q_shape, k_cache_.heads(spec_.n_kv_heads, spec_.k_dim),
-                             v_cache_.heads(spec_.n_kv_heads, spec_.v_dim),
+    MOE_TRY(k_cache_.build(device, ctx, k_dim_, spec_.n_kv_heads, columns(all, 0, k_dim_)));
+    MOE_TRY(v_cache_.build(device, ctx, v_dim_, spec_.n_kv_heads, columns(all, 0, v_dim_)));
+    MOE_TRY(attention_.build(device, ctx, spec_, q_shape, k_cache_.heads(spec_.k_dim), v_cache_.heads(spec_.v_dim),
                              shape_f32({n, spec_.n_heads, spec_.v_dim})));
     MOE_TRY(branch_.find_product(device, qkv_.op(), qkv_.largest(), false));
     MOE_TRY(find_fused(device));

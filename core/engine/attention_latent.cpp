@@ -38,8 +38,8 @@ class LatentAttention final : public AttentionPart {
     RopeSpec rope = spec_.rope;
     MOE_TRY(q_rope_.build(device, rope, rope_part, rope_part));
     MOE_TRY(k_rope_.build(device, rope, as_heads(columns(all, 0, spec_.rope_dim), 1), moe::absent()));
-    MOE_TRY(cache_.build(device, ctx, latent_dim_, columns(all, down_dim_, latent_dim_)));
-    MOE_TRY(attention_.build(device, ctx, spec_, absorbed, cache_.heads(1, latent_dim_), cache_.heads(1, spec_.kv_rank),
+    MOE_TRY(cache_.build(device, ctx, latent_dim_, 1, columns(all, down_dim_, latent_dim_)));
+    MOE_TRY(attention_.build(device, ctx, spec_, absorbed, cache_.heads(latent_dim_), cache_.heads(spec_.kv_rank),
                              shape_f32({n, heads, spec_.kv_rank})));
     MOE_TRY(find_fused(device));
     return build_output(o_, device, ctx, spec_, branch_);

@@ -36,8 +36,10 @@ moe_rope_args Rope::args(const StepDevice& device, const moe_tensor& x, const mo
   return call;
 }
 
-moe::Status CacheSlot::build(StepDevice& device, BuildContext& ctx, int64_t dim, const moe_tensor& x_shape) {
+moe::Status CacheSlot::build(StepDevice& device, BuildContext& ctx, int64_t dim, int64_t heads,
+                             const moe_tensor& x_shape) {
   dim_ = dim;
+  heads_ = heads;
   dtype_ = ctx.cache_dtype;
   n_rows_ = ctx.limits.n_pages * ctx.limits.page_tokens;
   where_ = device.device().where();
@@ -45,7 +47,20 @@ moe::Status CacheSlot::build(StepDevice& device, BuildContext& ctx, int64_t dim,
   args_ = moe::op_args<moe_cache_store_args>();
   args_.x = x_shape;
   args_.rows = tensor(nullptr, MOE_I64, {x_shape.shape[0]});
-  args_.cache = rows();
+  if (heads_ > 1) {
+    by_head_ = true;
+    args_.cache = this->heads(dim_ / heads_);
+    args_.header.must_understand = MOE_CACHE_STORE_HEADS;
+    auto found = find_op(device, MOE_OP_CACHE_STORE, args_);
+    if (found.ok()) {
+      op_ = std::move(found).value();
+      return {};
+    }
+    if (found.error().code != MOE_UNIMPLEMENTED) return found.error();
+    by_head_ = false;
+    args_.header.must_understand = 0;
+  }
+  args_.cache = tensor(memory_.data(), dtype_, {n_rows_, dim_}, where_);
   MOE_ASSIGN(op_, find_op(device, MOE_OP_CACHE_STORE, args_));
   return {};
 }
@@ -57,10 +72,11 @@ moe_cache_store_args CacheSlot::args(const StepDevice& device, const moe_tensor&
   return call;
 }
 
-moe_tensor CacheSlot::heads(int64_t heads, int64_t dim) const {
-  moe_tensor t = tensor(memory_.data(), dtype_, {n_rows_, heads, dim}, where_);
-  t.strides[0] = dim_;
-  t.strides[1] = dim_ / heads;
+moe_tensor CacheSlot::heads(int64_t dim) const {
+  const int64_t head_dim = dim_ / heads_;
+  moe_tensor t = tensor(memory_.data(), dtype_, {n_rows_, heads_, dim}, where_);
+  t.strides[0] = by_head_ ? head_dim : dim_;
+  t.strides[1] = by_head_ ? n_rows_ * head_dim : head_dim;
   return t;
 }
 

@@ -26,17 +26,17 @@ class Rope {
   moe::Op op_;
 };
 
-// A slot of the paged cache: one row of `dim` elements a token.
+// A slot of the paged cache: one row of `dim` elements a token, in as many heads. Where the backend knows
+// MOE_CACHE_STORE_HEADS the rows of a head lie one after the other, else those of a token.
 class CacheSlot {
  public:
-  moe::Status build(StepDevice& device, BuildContext& ctx, int64_t dim, const moe_tensor& x_shape);
+  moe::Status build(StepDevice& device, BuildContext& ctx, int64_t dim, int64_t heads, const moe_tensor& x_shape);
   // Of storing x in the step's rows.
   [[nodiscard]] moe_cache_store_args args(const StepDevice& device, const moe_tensor& x) const;
   [[nodiscard]] const moe_cache_store_args& largest() const { return args_; }
   [[nodiscard]] const moe::Op& op() const { return op_; }
-  [[nodiscard]] moe_tensor rows() const { return moe::tensor(memory_.data(), dtype_, {n_rows_, dim_}, where_); }
-  // The rows as [n_rows, heads, dim], the first `dim` elements of each of `heads` parts.
-  [[nodiscard]] moe_tensor heads(int64_t heads, int64_t dim) const;
+  // [n_rows, heads, dim]: the first `dim` elements of each head.
+  [[nodiscard]] moe_tensor heads(int64_t dim) const;
   [[nodiscard]] uint64_t bytes_per_token() const { return static_cast<uint64_t>(dim_ * cache_element_bytes(dtype_)); }
 
  private:
@@ -44,6 +44,8 @@ class CacheSlot {
   moe_cache_store_args args_{};
   moe::Op op_;
   int64_t dim_ = 0;
+  int64_t heads_ = 1;
+  bool by_head_ = false;
   int64_t n_rows_ = 0;
   int32_t dtype_ = MOE_F32;
   moe_device where_{};

@@ -69,13 +69,20 @@ Status rope(const Kernels& kernels, const moe_rope_args& args) {
 }
 
 Status cache_store(const Kernels& kernels, const moe_cache_store_args& args) {
+  const moe_tensor& cache = args.cache;
   const int64_t dim = args.x.shape[1];
+  const int64_t heads = cache.ndim == 3 ? cache.shape[1] : 1;
+  const int64_t head_dim = cache.shape[cache.ndim == 3 ? 2 : 1];
+  if (heads * head_dim != dim)
+    return loops::bad("cache", "rows of " + std::to_string(dim) + " elements", heads * head_dim);
+  const int64_t bytes = cache.dtype == MOE_F32 ? 4 : 2;
+  const int64_t head_stride = heads > 1 ? cache.strides[1] : 0;
   spread_rows(args.x.shape[0], 4 * dim, [&](int64_t i, int32_t) {
     const int64_t to = item<int64_t>(args.rows, i);
     if (to < 0) return;
-    const int64_t bytes = args.cache.dtype == MOE_F32 ? 4 : 2;
-    kernels.narrow(args.cache.dtype, at(args.x, i),
-                   static_cast<char*>(args.cache.data) + to * args.cache.strides[0] * bytes, dim);
+    char* out = static_cast<char*>(cache.data) + to * cache.strides[0] * bytes;
+    for (int64_t h = 0; h < heads; ++h)
+      kernels.narrow(cache.dtype, at(args.x, i) + h * head_dim, out + h * head_stride * bytes, head_dim);
   });
   return {};
 }
@@ -132,7 +139,8 @@ constexpr OpRow kOps[] = {
     op_row<moe_embed_args, embed>(MOE_OP_EMBED),
     op_row<moe_norm_args, norm>(MOE_OP_NORM),
     op_row<moe_rope_args, rope, rope_workspace>(MOE_OP_ROPE),
-    op_row<moe_cache_store_args, cache_store>(MOE_OP_CACHE_STORE),
+    op_row<moe_cache_store_args, cache_store, no_workspace<moe_cache_store_args>, MOE_CACHE_STORE_HEADS>(
+        MOE_OP_CACHE_STORE),
     op_row<moe_activation_args, activation>(MOE_OP_ACTIVATION),
     op_row<moe_add_args, add>(MOE_OP_ADD),
     op_row<moe_argmax_args, argmax>(MOE_OP_ARGMAX),

@@ -54,8 +54,10 @@ OpCase rope_case(uint64_t seed) {
 OpCase cache_store_case(uint64_t seed, int32_t dtype) {
   CaseBuilder<moe_cache_store_args> b(MOE_OP_CACHE_STORE, seed);
   const int64_t n = some_rows(b.random);
-  const int64_t dim = some_width(b.random);
+  const int64_t heads = b.random.pick<int64_t>({1, 1, 1, 2, 5});
+  const int64_t dim = heads * some_width(b.random);
   const int64_t n_cache = n + 5;
+  b.note("heads", heads);
   b.note("n", n);
   b.note("dim", dim);
   b.note("dtype", dtype);
@@ -73,7 +75,15 @@ OpCase cache_store_case(uint64_t seed, int32_t dtype) {
   for (int64_t i = 0; i < b.array(rows).n && i < n_cache; ++i) {
     b.array(rows).as<int64_t>()[i] = b.random.chance(0.2) ? -1 : order[static_cast<size_t>(i)];
   }
-  const size_t cache = b.tensor(b.args.cache, dtype, {n_cache, dim}, false);
+  size_t cache = 0;
+  if (heads == 1) {
+    cache = b.tensor(b.args.cache, dtype, {n_cache, dim}, false);
+  } else {
+    b.args.header.must_understand = MOE_CACHE_STORE_HEADS;
+    cache = b.tensor(b.args.cache, dtype, {heads, n_cache, dim / heads}, false);
+    std::swap(b.args.cache.shape[0], b.args.cache.shape[1]);  // a head's rows lie one after the other
+    std::swap(b.args.cache.strides[0], b.args.cache.strides[1]);
+  }
   b.array(cache).output = true;
   return b.build(n, [](const moe_cache_store_args&, const WeightRow&, Tolerances&) {});  // rounded the one right way
 }
@@ -192,9 +202,8 @@ OpCase attention_case_of(CaseBuilder<moe_attention_args>& b, const AttentionShap
       b.args.pages.page_table, {n_sequences, max_pages}, false,
       [&](int64_t i) { return pages[static_cast<size_t>(i)]; }, false);
   b.i32(b.args.sequences, {n}, true, [&](int64_t) { return static_cast<int32_t>(b.random.below(shape.n_sequences)); });
-  b.i32(b.args.positions, {n}, true, [&](int64_t i) {
-    return static_cast<int32_t>(i == 0 ? n_positions - 1 : b.random.below(n_positions));
-  });
+  b.i32(b.args.positions, {n}, true,
+        [&](int64_t i) { return static_cast<int32_t>(i == 0 ? n_positions - 1 : b.random.below(n_positions)); });
   if (b.random.chance(0.4)) b.vector(b.args.sinks, heads, -3, 3);
   const size_t out = b.output(b.args.out, {n, heads, v_dim});
   return b.build(n, [out](const moe_attention_args& a, const WeightRow&, Tolerances& tol) {

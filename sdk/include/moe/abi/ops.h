@@ -79,8 +79,12 @@ typedef struct moe_cache_store_args {
   moe_op_args header;
   moe_tensor x;     /* [n, dim] f32 */
   moe_tensor rows;  /* [n] i64: physical rows of the paged cache; negative: skip */
-  moe_tensor cache; /* [n_rows, dim] f32, f16 or bf16 */
+  moe_tensor cache; /* [n_rows, dim] f32, f16 or bf16; or [n_rows, heads, dim / heads] */
 } moe_cache_store_args;
+/* In must_understand where `cache` has heads: they lie wherever its strides say, each head's rows one after the other for
+ * instance, so that attention reads a head in one stream. The engine asks for that first and, where a backend does not know
+ * the bit (MOE_UNIMPLEMENTED), keeps rows whole. */
+enum { MOE_CACHE_STORE_HEADS = 1 };
 
 /* Where a sequence's cache rows lie: position p of sequence s is physical row
  * page_table[s, p / page_size] * page_size + p % page_size. */

@@ -28,7 +28,9 @@ class Backend {
 // The bits of must_understand that these headers define for an operation's arguments. A backend that does not do what one of them asks for
 // says MOE_UNIMPLEMENTED in find_op.
 constexpr uint32_t op_bits(std::string_view id) {
-  return id == MOE_OP_ATTENTION ? MOE_ATTENTION_CHUNK | MOE_ATTENTION_TEMPERATURE : 0U;
+  if (id == MOE_OP_ATTENTION) return MOE_ATTENTION_CHUNK | MOE_ATTENTION_TEMPERATURE;
+  if (id == MOE_OP_CACHE_STORE) return MOE_CACHE_STORE_HEADS;
+  return 0;
 }
 inline Status check_op_args(const char* id, const moe_op_args* args) {
   if (args == nullptr || args->struct_size < sizeof(moe_op_args)) return invalid(std::string(id) + ": expected its arguments, got fewer");

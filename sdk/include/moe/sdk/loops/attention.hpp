@@ -47,19 +47,23 @@ inline Status cache_store(const moe_cache_store_args& args, const LoopContext& c
   MOE_TRY(check_cache_dtype("cache", args.cache.dtype));
   const int64_t n = args.x.shape[0];
   const int64_t dim = args.x.shape[1];
-  if (args.cache.shape[1] != dim)
-    return bad("cache", "rows of " + std::to_string(dim) + " elements", args.cache.shape[1]);
+  const int64_t heads = args.cache.ndim == 3 ? args.cache.shape[1] : 1;
+  const int64_t head_dim = args.cache.shape[args.cache.ndim == 3 ? 2 : 1];
+  if (heads * head_dim != dim) return bad("cache", "rows of " + std::to_string(dim) + " elements", heads * head_dim);
   spread(ctx, n, 4 * dim, [&](int64_t i, int32_t) {
     const int64_t to = item<int64_t>(args.rows, i);
     if (to < 0) return;
     const float* x = at(args.x, i);
-    if (args.cache.dtype == MOE_F32) {
-      std::copy_n(x, dim, row<float>(args.cache, to));
-      return;
+    for (int64_t h = 0; h < heads; ++h, x += head_dim) {
+      const int64_t offset = to * args.cache.strides[0] + (heads > 1 ? h * args.cache.strides[1] : 0);
+      if (args.cache.dtype == MOE_F32) {
+        std::copy_n(x, head_dim, static_cast<float*>(args.cache.data) + offset);
+        continue;
+      }
+      auto* out = static_cast<uint16_t*>(args.cache.data) + offset;
+      const bool bf16 = args.cache.dtype == MOE_BF16;
+      for (int64_t c = 0; c < head_dim; ++c) out[c] = bf16 ? f32_to_bf16(x[c]) : f32_to_f16(x[c]);
     }
-    auto* out = row<uint16_t>(args.cache, to);
-    const bool bf16 = args.cache.dtype == MOE_BF16;
-    for (int64_t c = 0; c < dim; ++c) out[c] = bf16 ? f32_to_bf16(x[c]) : f32_to_f16(x[c]);
   });
   return {};
 }
