@@ -86,67 +86,68 @@ void round_i8_block(const float* x, VF factor, int64_t n, float* out) {
 
 using VI = hn::Vec<DI>;
 
-// Up to 32 numbers times `factor`, filled up with zeros.
+inline constexpr int kGroupVectors = 2 * kVectors;  // that hold 32 numbers
 struct Group {
-  static constexpr int kN = 2 * kVectors;
-  VF v[kN];
   bool finite;
   float largest;  // |v|
 };
-HWY_INLINE Group load_group(const float* x, VF factor, int64_t n) {
+// Up to 32 numbers times `factor`, filled up with zeros, to v. (Vectors are no members: a constructor that the compiler
+// makes has not the instruction set that NEON's want.)
+HWY_INLINE Group load_group(const float* x, VF factor, int64_t n, VF (&v)[kGroupVectors]) {
   const DF d;
   alignas(64) float padded[32] = {};
   if (n < 32) {
     std::copy_n(x, n, padded);
     x = padded;
   }
-  Group g;
-  g.finite = true;
+  Group g{true, 0.0F};
   VF largest = hn::Zero(d);
-  for (int i = 0; i < Group::kN; ++i) {
-    g.v[i] = hn::Mul(factor, hn::LoadU(d, x + i * kLanes));
-    g.finite = g.finite && hn::AllTrue(d, hn::IsFinite(g.v[i]));
-    largest = hn::Max(largest, hn::Abs(g.v[i]));
+  for (int i = 0; i < kGroupVectors; ++i) {
+    v[i] = hn::Mul(factor, hn::LoadU(d, x + i * kLanes));
+    g.finite = g.finite && hn::AllTrue(d, hn::IsFinite(v[i]));
+    largest = hn::Max(largest, hn::Abs(v[i]));
   }
   g.largest = hn::GetLane(hn::MaxOfLanes(d, largest));
   return g;
 }
 
 // v / scale to the nearest integers in [low, high]; zeros without a scale. See round_group in moe/sdk/quant.hpp.
-HWY_INLINE void round_group(const Group& g, float scale, float low, float high, VI (&q)[Group::kN]) {
+HWY_INLINE void round_group(const Group& g, const VF (&v)[kGroupVectors], float scale, float low, float high,
+                            VI (&q)[kGroupVectors]) {
   const DF d;
   const bool usable = g.finite && scale != 0.0F && std::isfinite(scale);
   const VF s = hn::Set(d, usable ? scale : 1.0F);
-  for (int i = 0; i < Group::kN; ++i) {
-    const VF rounded = hn::Round(hn::Div(usable ? g.v[i] : hn::Zero(d), s));
+  for (int i = 0; i < kGroupVectors; ++i) {
+    const VF rounded = hn::Round(hn::Div(usable ? v[i] : hn::Zero(d), s));
     q[i] = hn::NearestInt(hn::Min(hn::Max(rounded, hn::Set(d, low)), hn::Set(d, high)));
   }
 }
-HWY_INLINE void store_group(const VI (&q)[Group::kN], int8_t* out) {
+HWY_INLINE void store_group(const VI (&q)[kGroupVectors], int8_t* out) {
   const hn::Rebind<int8_t, DF> d8;
-  for (int i = 0; i < Group::kN; ++i) hn::StoreU(hn::DemoteTo(d8, q[i]), d8, out + i * kLanes);
+  for (int i = 0; i < kGroupVectors; ++i) hn::StoreU(hn::DemoteTo(d8, q[i]), d8, out + i * kLanes);
 }
 
 // A group of up to 32 activations as an integer product reads them; see quantize_activation in moe/sdk/quant.hpp.
 void round_i8_group(const float* x, VF factor, int64_t n, int64_t group, I8Block& out) {
   const DI di;
-  const Group g = load_group(x, factor, n);
+  VF v[kGroupVectors];
+  const Group g = load_group(x, factor, n, v);
   const float scale = g.finite ? g.largest / 127.0F : NAN;
-  VI q[Group::kN];
-  round_group(g, scale, -127.0F, 127.0F, q);
+  VI q[kGroupVectors];
+  round_group(g, v, scale, -127.0F, 127.0F, q);
   store_group(q, out.q + 32 * group);
   VI sum = hn::Zero(di);
-  for (int i = 0; i < Group::kN; ++i) sum = hn::Add(sum, q[i]);
+  for (int i = 0; i < kGroupVectors; ++i) sum = hn::Add(sum, q[i]);
   out.scale[group] = scale;
   out.minus_sum[group] = -hn::GetLane(hn::SumOfLanes(di, sum));
 }
 
 // The sum of (v - scale q)^2, in any order.
-HWY_INLINE double squared_error(const Group& g, float scale, const VI (&q)[Group::kN]) {
+HWY_INLINE double squared_error(const VF (&numbers)[kGroupVectors], float scale, const VI (&q)[kGroupVectors]) {
   alignas(64) float v[32];
   alignas(64) float rounded[32];
-  for (int i = 0; i < Group::kN; ++i) {
-    hn::Store(g.v[i], DF(), v + i * kLanes);
+  for (int i = 0; i < kGroupVectors; ++i) {
+    hn::Store(numbers[i], DF(), v + i * kLanes);
     hn::Store(hn::ConvertTo(DF(), q[i]), DF(), rounded + i * kLanes);
   }
   constexpr int kSums = 8;
@@ -162,30 +163,32 @@ HWY_INLINE double squared_error(const Group& g, float scale, const VI (&q)[Group
 
 // moe::quantize_int8, moe::quantize_int4.
 QuantGroup quantize_i8(const float* x, int64_t n) {
-  const Group g = load_group(x, hn::Set(DF(), 1.0F), n);
+  VF v[kGroupVectors];
+  const Group g = load_group(x, hn::Set(DF(), 1.0F), n, v);
   QuantGroup out;
   out.scale = g.finite ? quant_detail::as_f16(g.largest / 127.0F) : NAN;
-  VI q[Group::kN];
-  round_group(g, out.scale, -127.0F, 127.0F, q);
+  VI q[kGroupVectors];
+  round_group(g, v, out.scale, -127.0F, 127.0F, q);
   store_group(q, out.q);
   return out;
 }
 QuantGroup quantize_i4(const float* x, int64_t n) {
   const DF d;
-  const Group g = load_group(x, hn::Set(d, 1.0F), n);
+  VF v[kGroupVectors];
+  const Group g = load_group(x, hn::Set(d, 1.0F), n, v);
   if (!g.finite || g.largest == 0.0F) return quantize_int4(x, n);
   const VF target = hn::Set(d, g.largest);
   intptr_t at = -1;
   int i = 0;
-  while ((at = hn::FindFirstTrue(d, hn::Eq(hn::Abs(g.v[i]), target))) < 0) ++i;
+  while ((at = hn::FindFirstTrue(d, hn::Eq(hn::Abs(v[i]), target))) < 0) ++i;
   const float wide = quant_detail::as_f16(x[i * kLanes + at] / -8.0F);
   const float even = quant_detail::as_f16(g.largest / 7.0F);
-  VI wide_q[Group::kN];
-  VI even_q[Group::kN];
-  round_group(g, wide, -8.0F, 7.0F, wide_q);
-  round_group(g, even, -8.0F, 7.0F, even_q);
-  const double wide_error = squared_error(g, wide, wide_q);
-  const double even_error = squared_error(g, even, even_q);
+  VI wide_q[kGroupVectors];
+  VI even_q[kGroupVectors];
+  round_group(g, v, wide, -8.0F, 7.0F, wide_q);
+  round_group(g, v, even, -8.0F, 7.0F, even_q);
+  const double wide_error = squared_error(v, wide, wide_q);
+  const double even_error = squared_error(v, even, even_q);
   // The order of 32 additions changes a sum by less than 2^-47 of it: where that might decide, their own order does.
   if (std::fabs(even_error - wide_error) <= 0x1p-44 * (even_error + wide_error)) return quantize_int4(x, n);
   QuantGroup out;
