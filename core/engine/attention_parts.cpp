@@ -48,16 +48,14 @@ moe::Status CacheSlot::build(StepDevice& device, BuildContext& ctx, int64_t dim,
   args_.x = x_shape;
   args_.rows = tensor(nullptr, MOE_I64, {x_shape.shape[0]});
   if (heads_ > 1) {
-    by_head_ = true;
-    args_.cache = this->heads(dim_ / heads_);
     args_.header.must_understand = MOE_CACHE_STORE_HEADS;
+    args_.cache = this->heads(dim_ / heads_);
     auto found = find_op(device, MOE_OP_CACHE_STORE, args_);
     if (found.ok()) {
       op_ = std::move(found).value();
       return {};
     }
     if (found.error().code != MOE_UNIMPLEMENTED) return found.error();
-    by_head_ = false;
     args_.header.must_understand = 0;
   }
   args_.cache = tensor(memory_.data(), dtype_, {n_rows_, dim_}, where_);
@@ -75,8 +73,9 @@ moe_cache_store_args CacheSlot::args(const StepDevice& device, const moe_tensor&
 moe_tensor CacheSlot::heads(int64_t dim) const {
   const int64_t head_dim = dim_ / heads_;
   moe_tensor t = tensor(memory_.data(), dtype_, {n_rows_, heads_, dim}, where_);
-  t.strides[0] = by_head_ ? head_dim : dim_;
-  t.strides[1] = by_head_ ? n_rows_ * head_dim : head_dim;
+  const bool by_head = (args_.header.must_understand & MOE_CACHE_STORE_HEADS) != 0;
+  t.strides[0] = by_head ? head_dim : dim_;
+  t.strides[1] = by_head ? n_rows_ * head_dim : head_dim;
   return t;
 }
 

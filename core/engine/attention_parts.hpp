@@ -45,7 +45,6 @@ class CacheSlot {
   moe::Op op_;
   int64_t dim_ = 0;
   int64_t heads_ = 1;
-  bool by_head_ = false;
   int64_t n_rows_ = 0;
   int32_t dtype_ = MOE_F32;
   moe_device where_{};

@@ -36,7 +36,8 @@ __device__ __forceinline__ void store(const MatvecParams& p, int group, int o, c
   *out_of(p, group, o) = y;
 }
 
-// What x is multiplied by, 1 / sqrt(mean(x^2) + eps): the same bits as those of find_norms. sums [kWarps].
+// What x is multiplied by, 1 / sqrt(mean(x^2) + eps): the same bits as those of find_norms, for one token with
+// a barrier less and in less code. sums [kWarps].
 __device__ __forceinline__ float find_norm(const MatvecParams& p, float* sums) {
   float sum = 0.0F;
 #pragma unroll 1
