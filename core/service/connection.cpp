@@ -11,30 +11,25 @@ Connection::Admission Connection::admit(uint64_t request, std::shared_ptr<EventS
   if (closed_) return Admission::kClosed;
   if (streams_.contains(request)) return Admission::kRunning;
   if (streams_.size() >= limits_.streams) return Admission::kTooMany;
-  stream->request_ = request;
-  stream->credit_ = credit;
-  stream->reset();
   delivered_.erase(request);
-  streams_.emplace(request, std::move(stream));
+  Way& way = streams_[request];
+  way.stream = std::move(stream);
+  way.credit = credit;
   return Admission::kYes;
 }
 
 void Connection::dismiss(uint64_t request) {
   const std::lock_guard lock(mutex_);
   delivered_.erase(request);
-  const auto found = streams_.find(request);
-  if (found == streams_.end()) return;
-  std::erase_if(outbox_, [&](const Item& item) { return item.stream == found->second; });
-  found->second->reset();
-  streams_.erase(found);
+  if (streams_.erase(request) == 0) return;
+  std::erase_if(outbox_, [&](const Item& item) { return item.request == request; });
 }
 
 std::shared_ptr<EventStream> Connection::find(uint64_t request) const {
   const std::lock_guard lock(mutex_);
-  for (const Streams* streams : {&streams_, &delivered_}) {
-    if (const auto found = streams->find(request); found != streams->end()) return found->second;
-  }
-  return nullptr;
+  if (const auto found = streams_.find(request); found != streams_.end()) return found->second.stream;
+  const auto found = delivered_.find(request);
+  return found == delivered_.end() ? nullptr : found->second;
 }
 
 // Everything below the public calls runs under the lock.
@@ -42,15 +37,16 @@ std::shared_ptr<EventStream> Connection::find(uint64_t request) const {
 // With its last event.
 void Connection::leave(uint64_t request) {
   const auto found = streams_.find(request);
-  if (found->second->resumable_) delivered_.insert_or_assign(request, found->second);
+  const auto& stream = found->second.stream;
+  if (stream->resumable_) delivered_.insert_or_assign(request, stream);
   streams_.erase(found);
 }
 
-bool Connection::post(std::string_view bytes, EventStream* stream, bool last) {
+bool Connection::post(std::string_view bytes, std::optional<uint64_t> request, bool last) {
   if (outbox_.empty()) {
     const moe_status status = sink_.deliver(sink_.context, bytes.data(), bytes.size());
     if (status == MOE_OK) {
-      if (last) leave(stream->request_);
+      if (last) leave(*request);
       return true;
     }
     if (status != MOE_RESOURCE_EXHAUSTED) {
@@ -58,40 +54,39 @@ bool Connection::post(std::string_view bytes, EventStream* stream, bool last) {
       return false;
     }
   }
-  Item item;
-  item.event = {std::string(bytes), 0, last};
-  if (stream != nullptr) {
-    item.stream = streams_.at(stream->request_);
-    ++stream->n_held_;
-    stream->n_held_bytes_ += bytes.size();
+  outbox_.push_back({{std::string(bytes), 0, last}, request});
+  if (request) {
+    Way& way = streams_.at(*request);
+    ++way.n_held;
+    way.n_held_bytes += bytes.size();
   } else {
     ++n_answers_;
   }
-  outbox_.push_back(std::move(item));
   return true;
 }
 
-Connection::Sent Connection::send(EventStream& stream, std::string_view bytes, uint64_t n_tokens, bool last) {
+Connection::Sent Connection::send(uint64_t request, std::string_view bytes, uint64_t n_tokens, bool last) {
   const std::lock_guard lock(mutex_);
   if (closed_) return Sent::kGone;
-  const bool waits_for_credit = !stream.waiting_.empty() || (stream.credit_ && *stream.credit_ < n_tokens);
-  const bool full = stream.n_held_ >= limits_.events || stream.n_held_bytes_ + bytes.size() > limits_.bytes;
+  Way& way = streams_.at(request);
+  const bool waits_for_credit = !way.waiting.empty() || (way.credit && *way.credit < n_tokens);
+  const bool full = way.n_held >= limits_.events || way.n_held_bytes + bytes.size() > limits_.bytes;
   if (full && !last && (waits_for_credit || !outbox_.empty())) return Sent::kTooFar;
   if (waits_for_credit) {
-    stream.waiting_.push_back({std::string(bytes), n_tokens, last});
-    ++stream.n_held_;
-    stream.n_held_bytes_ += bytes.size();
+    way.waiting.push_back({std::string(bytes), n_tokens, last});
+    ++way.n_held;
+    way.n_held_bytes += bytes.size();
     return Sent::kYes;
   }
-  if (stream.credit_) *stream.credit_ -= n_tokens;
-  return post(bytes, &stream, last) ? Sent::kYes : Sent::kGone;
+  if (way.credit) *way.credit -= n_tokens;
+  return post(bytes, request, last) ? Sent::kYes : Sent::kGone;
 }
 
 Connection::Sent Connection::answer(std::string_view bytes) {
   const std::lock_guard lock(mutex_);
   if (closed_) return Sent::kGone;
   if (n_answers_ >= limits_.answers) return Sent::kTooFar;
-  return post(bytes, nullptr, false) ? Sent::kYes : Sent::kGone;
+  return post(bytes, std::nullopt, false) ? Sent::kYes : Sent::kGone;
 }
 
 bool Connection::can_answer() const {
@@ -103,26 +98,28 @@ bool Connection::add_credit(uint64_t request, std::optional<uint64_t> tokens) {
   const std::lock_guard lock(mutex_);
   const auto found = streams_.find(request);
   if (found == streams_.end()) return !closed_;
-  const std::shared_ptr<EventStream> stream = found->second;  // its last event may go now
+  std::optional<uint64_t>& credit = found->second.credit;
   if (!tokens) {
-    stream->credit_.reset();
-  } else if (stream->credit_) {
-    const uint64_t room = std::numeric_limits<uint64_t>::max() - *stream->credit_;
-    *stream->credit_ += std::min(room, *tokens);
+    credit.reset();
+  } else if (credit) {
+    const uint64_t room = std::numeric_limits<uint64_t>::max() - *credit;
+    *credit += std::min(room, *tokens);
   }
-  return post_waiting(*stream);
+  return post_waiting(request);
 }
 
-bool Connection::post_waiting(EventStream& stream) {
-  while (!stream.waiting_.empty()) {
-    EventStream::Event& next = stream.waiting_.front();
-    if (stream.credit_ && *stream.credit_ < next.n_tokens) return true;
-    if (stream.credit_) *stream.credit_ -= next.n_tokens;
-    const EventStream::Event event = std::move(next);
-    stream.waiting_.pop_front();
-    --stream.n_held_;
-    stream.n_held_bytes_ -= event.bytes.size();
-    if (!post(event.bytes, &stream, event.last)) return false;
+bool Connection::post_waiting(uint64_t request) {
+  Way& way = streams_.at(request);
+  while (!way.waiting.empty()) {
+    Event& next = way.waiting.front();
+    if (way.credit && *way.credit < next.n_tokens) return true;
+    if (way.credit) *way.credit -= next.n_tokens;
+    const Event event = std::move(next);
+    way.waiting.pop_front();
+    --way.n_held;
+    way.n_held_bytes -= event.bytes.size();
+    if (!post(event.bytes, request, event.last)) return false;
+    if (event.last) break;  // it may have left
   }
   return true;
 }
@@ -148,13 +145,14 @@ bool Connection::flush() {
 }
 
 void Connection::release(const Item& item) {
-  if (item.stream == nullptr) {
+  if (!item.request) {
     --n_answers_;
     return;
   }
-  --item.stream->n_held_;
-  item.stream->n_held_bytes_ -= item.event.bytes.size();
-  if (item.event.last) leave(item.stream->request_);
+  Way& way = streams_.at(*item.request);
+  --way.n_held;
+  way.n_held_bytes -= item.event.bytes.size();
+  if (item.event.last) leave(*item.request);
 }
 
 void Connection::drop_all() {
@@ -167,13 +165,10 @@ std::vector<std::shared_ptr<EventStream>> Connection::close() {
   const std::lock_guard lock(mutex_);
   drop_all();
   std::vector<std::shared_ptr<EventStream>> streams;
-  for (Streams* leaving : {&streams_, &delivered_}) {
-    for (auto& [request, stream] : *leaving) {
-      stream->reset();
-      streams.push_back(std::move(stream));
-    }
-    leaving->clear();
-  }
+  for (auto& [request, way] : streams_) streams.push_back(std::move(way.stream));
+  for (auto& [request, stream] : delivered_) streams.push_back(std::move(stream));
+  streams_.clear();
+  delivered_.clear();
   return streams;
 }
 

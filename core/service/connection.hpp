@@ -23,7 +23,8 @@ struct HoldLimits {
   size_t streams = 256;            // that run or have events held
 };
 
-// The events of one stream on their way. Guarded by its connection.
+// The source of one stream of events. It may leave one connection for another while the first does not yet know; so what
+// is on its way is each connection's own.
 class EventStream {
  public:
   virtual ~EventStream() = default;
@@ -33,21 +34,6 @@ class EventStream {
 
  private:
   friend class Connection;
-  void reset() {
-    waiting_.clear();
-    n_held_ = 0;
-    n_held_bytes_ = 0;
-  }
-  struct Event {
-    std::string bytes;
-    uint64_t n_tokens = 0;
-    bool last = false;
-  };
-  uint64_t request_ = 0;
-  std::optional<uint64_t> credit_;  // tokens that may still go; absent: no limit
-  std::deque<Event> waiting_;       // for credit
-  size_t n_held_ = 0;               // events waiting here or in the connection's outbox
-  size_t n_held_bytes_ = 0;
 };
 
 // [thread-safe] The sink is called by whoever has an event for it, under the connection's lock; so it may not call
@@ -71,8 +57,8 @@ class Connection {
   // A stream that has not left, or one that may be resumed and whose last event was delivered.
   [[nodiscard]] std::shared_ptr<EventStream> find(uint64_t request) const;
 
-  // The next event of a stream. The last one is always taken.
-  Sent send(EventStream& stream, std::string_view bytes, uint64_t n_tokens, bool last);
+  // The next event of a stream that has not left. The last one is always taken.
+  Sent send(uint64_t request, std::string_view bytes, uint64_t n_tokens, bool last);
   // A message that belongs to no stream.
   Sent answer(std::string_view bytes);
   // Whether an answer would be held now.
@@ -86,15 +72,26 @@ class Connection {
   std::vector<std::shared_ptr<EventStream>> close();
 
  private:
-  struct Item {
-    EventStream::Event event;
-    std::shared_ptr<EventStream> stream;  // null: an answer
+  struct Event {
+    std::string bytes;
+    uint64_t n_tokens = 0;
+    bool last = false;
   };
-  using Streams = std::unordered_map<uint64_t, std::shared_ptr<EventStream>>;
+  struct Item {
+    Event event;
+    std::optional<uint64_t> request;  // the stream's; absent: an answer
+  };
+  struct Way {  // of one stream
+    std::shared_ptr<EventStream> stream;
+    std::optional<uint64_t> credit;  // tokens that may still go; absent: no limit
+    std::deque<Event> waiting;       // for credit
+    size_t n_held = 0;               // events waiting here or in the outbox
+    size_t n_held_bytes = 0;
+  };
 
   void leave(uint64_t request);
-  bool post(std::string_view bytes, EventStream* stream, bool last);
-  bool post_waiting(EventStream& stream);
+  bool post(std::string_view bytes, std::optional<uint64_t> request, bool last);
+  bool post_waiting(uint64_t request);
   bool flush();
   void release(const Item& item);
   void drop_all();
@@ -103,8 +100,9 @@ class Connection {
   const HoldLimits limits_;
   mutable std::mutex mutex_;
   std::deque<Item> outbox_;  // for room; not empty exactly while the reader is blocked
-  Streams streams_;
-  Streams delivered_;     // resumable ones that have left with their last event, until another takes the number
+  std::unordered_map<uint64_t, Way> streams_;
+  // Resumable ones that have left with their last event, until another takes the number.
+  std::unordered_map<uint64_t, std::shared_ptr<EventStream>> delivered_;
   size_t n_answers_ = 0;  // in outbox_
   bool closed_ = false;
 };

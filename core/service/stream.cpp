@@ -54,7 +54,7 @@ moe::Status Service::Stream::attach(const ConnectionPtr& to, uint64_t request, u
   if (!ended_) idle_since_.reset();
   replay_->acknowledge(after);
   for (const Replay::Event& event : replay_->events()) {
-    if (connection_->send(*this, event.bytes, event.n_tokens, event.last) == Connection::Sent::kYes) continue;
+    if (connection_->send(request_, event.bytes, event.n_tokens, event.last) == Connection::Sent::kYes) continue;
     park();  // gone again, or it does not read: it may come once more
     break;
   }
@@ -134,7 +134,7 @@ Connection::Sent Service::Stream::send(uint64_t n_tokens, bool last) {
   bytes_.clear();
   message_.AppendToString(&bytes_);
   const Connection::Sent sent =
-      connection_ == nullptr ? Connection::Sent::kYes : connection_->send(*this, bytes_, n_tokens, last);
+      connection_ == nullptr ? Connection::Sent::kYes : connection_->send(request_, bytes_, n_tokens, last);
   if (sent == Connection::Sent::kTooFar) return sent;
   ++sequence_;
   if (replay_) replay_->add(bytes_, n_tokens, last);

@@ -46,6 +46,23 @@ TEST_F(ServiceTest, events_that_were_sent_and_lost_are_sent_again) {
   EXPECT_TRUE(second.last().has_end());
 }
 
+TEST_F(ServiceTest, a_connection_that_closes_late_takes_nothing_from_its_successor) {
+  auto first = std::make_unique<Reader>(*service);
+  ASSERT_TRUE(first->generate(7, "abcdef", resumable).ok());
+  engine.step();
+  auto second = std::make_unique<Reader>(*service);
+  second->vanish();
+  ASSERT_TRUE(second->resume(7, kKey, 0).ok());  // lost; the transport does not say so yet
+  Reader third(*service);
+  ASSERT_TRUE(third.resume(7, kKey, 0, 0).ok());  // holds it back: no credit
+  second.reset();
+  run();
+  EXPECT_EQ(third.size(), 0U);
+  ASSERT_TRUE(third.credit(7, 100).ok());
+  EXPECT_EQ(third.stream(7).text, "abcdef");
+  EXPECT_EQ(third.last().end().reason(), v1::FINISH_REASON_STOP);
+}
+
 TEST_F(ServiceTest, the_end_waits_to_be_confirmed) {
   auto first = std::make_unique<Reader>(*service);
   ASSERT_TRUE(first->generate(7, "abc", resumable).ok());
