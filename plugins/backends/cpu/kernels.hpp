@@ -43,6 +43,7 @@ inline constexpr int64_t kMaxRows = 96;     // rows of x that one product call m
 inline constexpr int64_t kQueries = 16;     // queries that share one attention call
 inline constexpr int64_t kPositions = 128;  // positions of one attention block
 inline constexpr int64_t kScoreStride = kPositions + 16;
+inline constexpr int64_t kRowsAhead = 16;  // of keys or values, which are asked for at most this many before their turn
 
 // c[i, r] = sum over k in ascending order of w[r, k] * x[i][k], for 16 * n_panels rows r: one fused multiply-add after
 // the other, from zero, so that neither the shape of the register tile nor the blocking of k shows. With bf16 rows: two
@@ -67,6 +68,14 @@ struct FinishArgs {
   bool accumulate;
 };
 
+// Rows that are read next, elsewhere: the last rows at work ask for them, so that memory is never idle between two
+// calls.
+struct RowsNext {
+  const void* const* rows = nullptr;  // [n]
+  int64_t n = 0;                      // at most kRowsAhead
+  int64_t n_bytes = 0;                // of a row
+};
+
 // Some queries [k_dim] of one key head against some positions.
 struct ScoreArgs {
   const float* const* q;    // [n_queries], each padded with zeros to a multiple of 16
@@ -76,6 +85,7 @@ struct ScoreArgs {
   int64_t dim;
   int32_t dtype;
   float* scores;  // [n_queries, kScoreStride]
+  RowsNext next;
 };
 // o[q] += sum over p in [first, last) of a[q, p] v[p], in ascending order.
 struct MixArgs {
@@ -88,6 +98,7 @@ struct MixArgs {
   int32_t dtype;
   float* o;  // [n_queries, o_stride]
   int64_t o_stride;
+  RowsNext next;
 };
 // The running softmax of one query: its largest score, the sum of exponentials, and (elsewhere) their mix of values.
 struct Softmax {

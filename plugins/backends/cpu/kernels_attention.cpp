@@ -6,6 +6,7 @@
 #include "simd-inl.h"
 
 #include <cmath>
+#include <limits>
 
 #include "kernels_table.hpp"
 
@@ -15,37 +16,123 @@ namespace moe::cpu::HWY_NAMESPACE {
 // Dot products that are accumulated beside each other: sixteen where sixteen lanes are one register, else four.
 inline constexpr int kDots = kVectors == 1 ? 16 : 4;
 
-// kQ queries by kP positions. A score is summed in sixteen lanes over the dimension, then in the fixed order of
-// fold_four, whatever kQ and kP are.
-template <int32_t kDtype, int kQ, int kP>
-HWY_INLINE void score_tile(const float* const* q, const void* const* rows, int64_t dim, float* scores) {
-  using T = typename Load<kDtype>::T;
-  const DF d;
-  VF acc[kQ * kP][kVectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < kQ * kP; ++i) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) acc[i][v] = hn::Zero(d);
+// Rows of keys and values are asked for about this many bytes before their turn. The rows of a head lie one after the
+// other, and the second-level cache runs ahead of a stream by itself within a page of 4 KiB: who asks within the page
+// goes along with it, who asks beyond it is in its way (on a Xeon with AMX 16 GB/s a core at 2 KiB, 10 at 4 KiB).
+inline constexpr int64_t kBytesAhead = 2048;
+
+// What to ask for while rows [first, last) are at work: those further on, then those that are read after the last. Line
+// by line between the products, since what is asked for at once waits in line, and after it memory is idle.
+class Ahead {
+ public:
+  Ahead(const void* const* rows, int64_t first, int64_t last, int64_t n_bytes, const RowsNext& next)
+      : rows_(rows),
+        last_(last),
+        n_bytes_(n_bytes),
+        n_rows_(HWY_MIN(HWY_MAX(kBytesAhead / n_bytes, 1), kRowsAhead)),
+        next_(next) {
+    go_to(first + n_rows_);
   }
-  const auto step = [&](int64_t c, auto&& load) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      VF query[kQ];
-#pragma GCC unroll 4
-      for (int i = 0; i < kQ; ++i) query[i] = hn::LoadU(d, q[i] + c + v * kLanes);
+  // The rows that stand in for those before `last`: nothing beyond them is asked for yet.
+  HWY_INLINE void begin(int64_t last) { end_ = HWY_MIN(last, last_) + n_rows_; }
+  // The lines that stand in for some bytes.
+  HWY_INLINE void ask(int64_t n_bytes) {
+    for (int64_t i = 0; i < n_bytes; i += 64) {
+      if (row_ >= end_) return;
+      __builtin_prefetch(at_);
+      at_ += 64;
+      if (at_ >= stop_) go_to(row_ + 1);
+    }
+  }
+  // All of them that are left.
+  HWY_INLINE void finish() {
+    while (row_ < end_) ask(64);
+  }
+
+ private:
+  HWY_INLINE void go_to(int64_t row) {
+    row_ = row;
+    if (row < last_) {
+      at_ = static_cast<const char*>(rows_[row]);
+      stop_ = at_ + n_bytes_;
+    } else if (row - last_ < next_.n) {
+      at_ = static_cast<const char*>(next_.rows[row - last_]);
+      stop_ = at_ + next_.n_bytes;
+    } else {
+      row_ = std::numeric_limits<int64_t>::max();
+    }
+  }
+
+  const void* const* rows_;
+  const int64_t last_;
+  const int64_t n_bytes_;
+  const int64_t n_rows_;
+  const RowsNext& next_;
+  int64_t row_ = 0;  // of which lines are asked for
+  int64_t end_ = 0;
+  const char* at_ = nullptr;
+  const char* stop_ = nullptr;
+};
+
+// Queries from i on by positions from p0 on, kQ by kP. A score is summed in sixteen lanes over the dimension, then in
+// the fixed order of fold_four, whatever kQ and kP are. The first queries of a call ask for rows ahead.
+template <int32_t kDtype, int kQ, int kP>
+HWY_INLINE void score_tile(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ahead) {
+  using T = typename Load<kDtype>::T;
+  constexpr int kRows = kQ == 1 ? 1 : kP;  // that go through the dimension together: one reads memory in its order
+  const DF d;
+  const int64_t dim = a.dim;
+  const float* const* q = a.q + i0;
+  VF acc[kQ * kP][kVectors];
+  for (int r = 0; r < kP; r += kRows) {
+    const void* const* rows = a.rows + p0 + r;
+    const bool asks = i0 == 0;
+    if (asks) ahead.begin(p0 + r + kRows);
+    VF sum[kQ * kRows][kVectors];
 #pragma GCC unroll 16
-      for (int p = 0; p < kP; ++p) {
-        const VF key = load(static_cast<const T*>(rows[p]) + c + v * kLanes, c + v * kLanes);
+    for (int i = 0; i < kQ * kRows; ++i) {
 #pragma GCC unroll 4
-        for (int i = 0; i < kQ; ++i) acc[i * kP + p][v] = hn::MulAdd(query[i], key, acc[i * kP + p][v]);
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::Zero(d);
+    }
+    const auto step = [&](int64_t c, auto&& load) {
+      if (kRows > 1 && asks) ahead.ask(kRows * 16 * static_cast<int64_t>(sizeof(T)));
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        VF query[kQ];
+#pragma GCC unroll 4
+        for (int i = 0; i < kQ; ++i) query[i] = hn::LoadU(d, q[i] + c + v * kLanes);
+#pragma GCC unroll 16
+        for (int p = 0; p < kRows; ++p) {
+          const VF key = load(static_cast<const T*>(rows[p]) + c + v * kLanes, c + v * kLanes);
+#pragma GCC unroll 4
+          for (int i = 0; i < kQ; ++i) sum[i * kRows + p][v] = hn::MulAdd(query[i], key, sum[i * kRows + p][v]);
+        }
+      }
+    };
+    const auto whole = [](const T* p, int64_t) { return Load<kDtype>::at(p); };
+    int64_t c = 0;
+    if constexpr (kRows == 1) {
+      if (asks) ahead.finish();
+      for (; c + 64 <= dim; c += 64) {
+#pragma GCC unroll 4
+        for (int64_t part = 0; part < 64; part += 16) step(c + part, whole);
       }
     }
-  };
-  int64_t c = 0;
-  for (; c + 16 <= dim; c += 16) step(c, [](const T* p, int64_t) { return Load<kDtype>::at(p); });
-  if (c < dim) {
-    step(c, [dim](const T* p, int64_t at) { return load_tail<kDtype>(p, HWY_MIN(HWY_MAX(dim - at, 0), kLanes)); });
+    for (; c + 16 <= dim; c += 16) step(c, whole);
+    if (c < dim) {
+      step(c, [dim](const T* p, int64_t at) { return load_tail<kDtype>(p, HWY_MIN(HWY_MAX(dim - at, 0), kLanes)); });
+    }
+    if (kRows > 1 && asks) ahead.finish();
+#pragma GCC unroll 4
+    for (int i = 0; i < kQ; ++i) {
+#pragma GCC unroll 16
+      for (int p = 0; p < kRows; ++p) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) acc[i * kP + r + p][v] = sum[i * kRows + p][v];
+      }
+    }
   }
+  float* scores = a.scores + i0 * kScoreStride + p0;
 #if HWY_TARGET == HWY_AVX3
   static_assert(kQ * kP == 16);
   const hn::CappedTag<float, kP> row;
@@ -58,43 +145,34 @@ HWY_INLINE void score_tile(const float* const* q, const void* const* rows, int64
   for (int i = 0; i < kQ; ++i) {
 #pragma GCC unroll 4
     for (int p = 0; p < kP; p += 4) {
-      VF(*a)[kVectors] = acc + i * kP + p;
-      store4(fold_four(fold_to_4(a[0]), fold_to_4(a[1]), fold_to_4(a[2]), fold_to_4(a[3])),
+      VF(*four)[kVectors] = acc + i * kP + p;
+      store4(fold_four(fold_to_4(four[0]), fold_to_4(four[1]), fold_to_4(four[2]), fold_to_4(four[3])),
              scores + i * kScoreStride + p);
     }
   }
 #endif
 }
 
-// Rows of the cache lie apart, and the processor's own prefetching does not jump from one to the next: those that come
-// in a moment are asked for while the ones before them are at work.
-template <int32_t kDtype>
-HWY_INLINE void prefetch_row(const void* row, int64_t dim) {
-  const char* p = static_cast<const char*>(row);
-  const int64_t n_bytes = dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T));
-  for (int64_t b = 0; b < n_bytes; b += 64) __builtin_prefetch(p + b);
-}
-inline constexpr int64_t kRowsAhead = 16;
+// Rows that all queries go through before the next ones: they stay in the first-level cache, and memory is read on.
+inline constexpr int64_t kPart = 16;
 
 template <int32_t kDtype, int kQ, int kP>
-HWY_INLINE void score_rows(const ScoreArgs& a, int64_t i) {
-  for (int64_t p = 0; p < a.n_positions; p += kP) {
-    if (i == 0) {
-      for (int64_t next = p + kRowsAhead; next < HWY_MIN(p + kRowsAhead + kP, a.n_positions); ++next) {
-        prefetch_row<kDtype>(a.rows[next], a.dim);
-      }
-    }
-    score_tile<kDtype, kQ, kP>(a.q + i, a.rows + p, a.dim, a.scores + i * kScoreStride + p);
+HWY_INLINE void score_part(const ScoreArgs& a, int64_t i, int64_t first, Ahead& ahead) {
+  for (int64_t p = first; p < HWY_MIN(first + kPart, a.n_positions); p += kP) {
+    score_tile<kDtype, kQ, kP>(a, i, p, ahead);
   }
 }
 template <int32_t kDtype>
 void score_as(const ScoreArgs& a) {
-  int64_t i = 0;
-  if constexpr (kDots == 16) {
-    for (; i + 4 <= a.n_queries; i += 4) score_rows<kDtype, 4, 4>(a, i);
-    for (; i + 2 <= a.n_queries; i += 2) score_rows<kDtype, 2, 8>(a, i);
+  Ahead ahead(a.rows, 0, a.n_positions, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next);
+  for (int64_t p = 0; p < a.n_positions; p += kPart) {
+    int64_t i = 0;
+    if constexpr (kDots == 16) {
+      for (; i + 4 <= a.n_queries; i += 4) score_part<kDtype, 4, 4>(a, i, p, ahead);
+      for (; i + 2 <= a.n_queries; i += 2) score_part<kDtype, 2, 8>(a, i, p, ahead);
+    }
+    for (; i < a.n_queries; ++i) score_part<kDtype, 1, kDots>(a, i, p, ahead);
   }
-  for (; i < a.n_queries; ++i) score_rows<kDtype, 1, kDots>(a, i);
 }
 void score(const ScoreArgs& args) {
   if (args.dtype == MOE_F32) return score_as<MOE_F32>(args);
@@ -144,52 +222,64 @@ float softmax(float* scores, int64_t first, int64_t last, float scale, float sof
   return shrink;
 }
 
-// kQ queries, sixteen times kC columns, positions [first, last).
+struct Range {  // of positions
+  int64_t first;
+  int64_t last;  // not included
+};
+
+// Queries from i0 on, sixteen times kC columns. The first tile of a call asks for rows ahead, whole ones.
 template <int32_t kDtype, int kQ, int kC>
-HWY_INLINE void mix_tile(const float* scores, const void* const* rows, int64_t first, int64_t last, int64_t column,
-                         float* o, int64_t o_stride) {
+HWY_INLINE void mix_tile(const MixArgs& a, int64_t i0, const Range& part, int64_t column, Ahead& ahead) {
   using T = typename Load<kDtype>::T;
   const DF d;
   constexpr int kN = kC * kVectors;
+  const float* scores = a.scores + i0 * kScoreStride;
+  float* o = a.o + i0 * a.o_stride + column;
+  const bool asks = i0 == 0;
   VF acc[kQ][kN];
 #pragma GCC unroll 4
   for (int i = 0; i < kQ; ++i) {
 #pragma GCC unroll 16
-    for (int c = 0; c < kN; ++c) acc[i][c] = hn::LoadU(d, o + i * o_stride + column + c * kLanes);
+    for (int c = 0; c < kN; ++c) acc[i][c] = hn::LoadU(d, o + i * a.o_stride + c * kLanes);
   }
-  for (int64_t p = first; p < last; ++p) {
-    const T* row = static_cast<const T*>(rows[p]) + column;
-    if (p + kRowsAhead < last) prefetch_row<kDtype>(static_cast<const T*>(rows[p + kRowsAhead]) + column, 16 * kC);
+  for (int64_t p = part.first; p < part.last; ++p) {
+    const T* row = static_cast<const T*>(a.rows[p]) + column;
+    if (asks) ahead.ask(kC * 16 * static_cast<int64_t>(sizeof(T)));
     VF value[kN];
 #pragma GCC unroll 16
     for (int c = 0; c < kN; ++c) value[c] = Load<kDtype>::at(row + c * kLanes);
 #pragma GCC unroll 4
     for (int i = 0; i < kQ; ++i) {
-      const VF a = hn::Set(d, scores[i * kScoreStride + p]);
+      const VF weight = hn::Set(d, scores[i * kScoreStride + p]);
 #pragma GCC unroll 16
-      for (int c = 0; c < kN; ++c) acc[i][c] = hn::MulAdd(a, value[c], acc[i][c]);
+      for (int c = 0; c < kN; ++c) acc[i][c] = hn::MulAdd(weight, value[c], acc[i][c]);
     }
   }
 #pragma GCC unroll 4
   for (int i = 0; i < kQ; ++i) {
 #pragma GCC unroll 16
-    for (int c = 0; c < kN; ++c) hn::StoreU(acc[i][c], d, o + i * o_stride + column + c * kLanes);
+    for (int c = 0; c < kN; ++c) hn::StoreU(acc[i][c], d, o + i * a.o_stride + c * kLanes);
   }
 }
 
+// Sixteens of columns for one query: as many sums as registers hold beside the values.
+inline constexpr int kWidest = kVectors == 1 ? 8 : kVectors == 2 ? 4 : 1;
+
 template <int32_t kDtype, int kQ>
-void mix_columns(const MixArgs& a, int64_t i) {
-  constexpr int kWide = kVectors == 1 ? 4 : (kVectors == 2 && kQ == 1 ? 4 : 1);
+void mix_columns(const MixArgs& a, int64_t i, const Range& part, Ahead& ahead) {
+  constexpr int kWide = kQ == 1 ? kWidest : kVectors == 1 ? (kQ == 2 ? 8 : 4) : 1;
   const float* scores = a.scores + i * kScoreStride;
   float* o = a.o + i * a.o_stride;
   int64_t c = 0;
-  for (; c + 16 * kWide <= a.dim; c += 16 * kWide)
-    mix_tile<kDtype, kQ, kWide>(scores, a.rows, a.first, a.last, c, o, a.o_stride);
-  for (; c + 16 <= a.dim; c += 16) mix_tile<kDtype, kQ, 1>(scores, a.rows, a.first, a.last, c, o, a.o_stride);
+  for (; c + 16 * kWide <= a.dim; c += 16 * kWide) mix_tile<kDtype, kQ, kWide>(a, i, part, c, ahead);
+  if constexpr (kWide > 4) {
+    for (; c + 64 <= a.dim; c += 64) mix_tile<kDtype, kQ, 4>(a, i, part, c, ahead);
+  }
+  for (; c + 16 <= a.dim; c += 16) mix_tile<kDtype, kQ, 1>(a, i, part, c, ahead);
   if (c == a.dim) return;
   using T = typename Load<kDtype>::T;
   for (int q = 0; q < kQ; ++q) {
-    for (int64_t p = a.first; p < a.last; ++p) {
+    for (int64_t p = part.first; p < part.last; ++p) {
       const T* row = static_cast<const T*>(a.rows[p]);
       const VF weight = hn::Set(DF(), scores[q * kScoreStride + p]);
       for (int64_t t = c; t < a.dim; t += kLanes) {
@@ -202,10 +292,18 @@ void mix_columns(const MixArgs& a, int64_t i) {
 }
 template <int32_t kDtype>
 void mix_as(const MixArgs& a) {
-  int64_t i = 0;
-  for (; i + 4 <= a.n_queries; i += 4) mix_columns<kDtype, 4>(a, i);
-  for (; i + 2 <= a.n_queries; i += 2) mix_columns<kDtype, 2>(a, i);
-  for (; i < a.n_queries; ++i) mix_columns<kDtype, 1>(a, i);
+  Ahead ahead(a.rows, a.first, a.last, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next);
+  // One pass over the rows needs no parts.
+  const int64_t step = a.n_queries == 1 && a.dim <= 16 * kWidest ? a.last - a.first : kPart;
+  for (int64_t p = a.first; p < a.last; p += step) {
+    const Range part{p, HWY_MIN(p + step, a.last)};
+    ahead.begin(part.last);
+    int64_t i = 0;
+    for (; i + 4 <= a.n_queries; i += 4) mix_columns<kDtype, 4>(a, i, part, ahead);
+    for (; i + 2 <= a.n_queries; i += 2) mix_columns<kDtype, 2>(a, i, part, ahead);
+    for (; i < a.n_queries; ++i) mix_columns<kDtype, 1>(a, i, part, ahead);
+    ahead.finish();
+  }
 }
 void mix(const MixArgs& args) {
   if (args.dtype == MOE_F32) return mix_as<MOE_F32>(args);

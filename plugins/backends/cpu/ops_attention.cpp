@@ -28,6 +28,7 @@ struct Scratch {
   int64_t* rows;      // [kPositions]: where a block's positions lie
   const void** keys;  // [kScoreStride]
   const void** values;
+  const void** next;  // [kRowsAhead]
 };
 Scratch take_scratch(Arena& arena, int64_t k_dim, int64_t v_dim) {
   Scratch s{};
@@ -38,6 +39,7 @@ Scratch take_scratch(Arena& arena, int64_t k_dim, int64_t v_dim) {
   s.rows = arena.take<int64_t>(kPositions);
   s.keys = arena.take<const void*>(kScoreStride);
   s.values = arena.take<const void*>(kScoreStride);
+  s.next = arena.take<const void*>(kRowsAhead);
   return s;
 }
 
@@ -257,21 +259,36 @@ class Attention {
     const int64_t n = (t.last_unit - t.first_unit) * unit_queries;
     std::fill_n(t.scratch.o, n * o_stride_, 0.0F);
     std::fill_n(state, n, kNothing);
+    const int64_t begin = std::max(all.first, span * kSpan);
     const int64_t end = std::min(all.last, (span + 1) * kSpan);
-    for (int64_t block = std::max(all.first, span * kSpan) / kPositions * kPositions; block < end;
-         block += kPositions) {
-      const Range seen{std::max(all.first, block), std::min(end, block + kPositions)};
-      if (seen.empty()) continue;
-      find_rows(t, block, seen);
-      for (int64_t u = t.first_unit; u < t.last_unit; ++u) {
-        const int64_t slot = (u - t.first_unit) * unit_queries;
-        run_block(t, unit(u), block, seen, t.scratch.o + slot * o_stride_, state + slot);
+    for (int64_t first = t.first_unit; first < t.last_unit;) {
+      const int64_t last = end_of_group(t, first);
+      for (int64_t position = begin; position < end;) {
+        const int64_t block = position / kPositions * kPositions;
+        const Range seen{position, std::min(end, block + kPositions)};
+        find_rows(t, block, seen);
+        for (int64_t u = first; u < last; ++u) {
+          const RowsNext next = u + 1 < last         ? keys_from(t, u + 1, position, end)
+                                : seen.last < end    ? keys_from(t, first, seen.last, end)
+                                : last < t.last_unit ? keys_from(t, last, begin, end)
+                                                     : RowsNext{};
+          const int64_t slot = (u - t.first_unit) * unit_queries;
+          run_block(t, unit(u), block, seen, next, t.scratch.o + slot * o_stride_, state + slot);
+        }
+        position = seen.last;
       }
+      first = last;
     }
   }
-
-  // One block for the queries of one unit.
-  void run_block(const Task& t, const Unit& u, int64_t block, const Range& seen, float* o, Softmax* state) const {
+  // Units that go through a block together. Where the rows of a head lie one after the other, units of one key head, so
+  // that memory is read in its order; else all of them, since the rows of a token do.
+  [[nodiscard]] int64_t end_of_group(const Task& t, int64_t u) const {
+    const bool by_head = a_.k.ndim == 3 && a_.k.strides[0] < a_.k.strides[1];
+    return by_head ? std::min(t.last_unit, (u / head_tiles_ + 1) * head_tiles_) : t.last_unit;
+  }
+  // One block for the queries of one unit. `next`: what is read after it.
+  void run_block(const Task& t, const Unit& u, int64_t block, const Range& seen, const RowsNext& next, float* o,
+                 Softmax* state) const {
     const Scratch& s = t.scratch;
     const int64_t n = t.chunk.n * u.n_heads;
     if (n == 0) return;
@@ -279,7 +296,9 @@ class Attention {
     const float* queries[kQueries];
     for (int64_t q = 0; q < n; ++q) queries[q] = query(s, u.row_of(t.chunk, q), u.head_of(q), q);
     const int64_t offset = seen.first - block;
-    kernels_.score({queries, n, s.keys + offset, seen.last - seen.first, k_dim_, a_.k.dtype, s.scores + offset});
+    const int64_t length = seen.last - seen.first;
+    const RowsNext values{s.values + offset, std::min(length, kRowsAhead), v_dim_ * cache_bytes(a_.v)};
+    kernels_.score({queries, n, s.keys + offset, length, k_dim_, a_.k.dtype, s.scores + offset, values});
     Range ranges[kQueries];
     for (int64_t q = 0; q < n; ++q) {
       const Range own = range_of(u.row_of(t.chunk, q));
@@ -298,7 +317,7 @@ class Attention {
       while (q + same < n && ranges[q + same].first == ranges[q].first && ranges[q + same].last == ranges[q].last)
         ++same;
       if (same < 4) same = std::min<int64_t>(4, n - q);
-      mix(s, ranges, q, same, o);
+      mix(s, ranges, q, same, next, o);
       q += same;
     }
   }
@@ -313,7 +332,7 @@ class Attention {
   }
 
   // Adds values to queries [q, q + n): what all look at at once, what only some do one by one, each in ascending order.
-  void mix(const Scratch& s, const Range* ranges, int64_t q, int64_t n, float* o) const {
+  void mix(const Scratch& s, const Range* ranges, int64_t q, int64_t n, const RowsNext& next, float* o) const {
     Range common = ranges[q];
     for (int64_t i = 1; i < n; ++i) {
       common = {std::max(common.first, ranges[q + i].first), std::min(common.last, ranges[q + i].last)};
@@ -323,13 +342,13 @@ class Attention {
       return;
     }
     for (int64_t i = 0; i < n; ++i) mix_range(s, {ranges[q + i].first, common.first}, q + i, 1, o);
-    mix_range(s, common, q, n, o);
+    mix_range(s, common, q, n, o, next);
     for (int64_t i = 0; i < n; ++i) mix_range(s, {common.last, ranges[q + i].last}, q + i, 1, o);
   }
-  void mix_range(const Scratch& s, const Range& r, int64_t q, int64_t n, float* o) const {
+  void mix_range(const Scratch& s, const Range& r, int64_t q, int64_t n, float* o, const RowsNext& next = {}) const {
     if (r.empty()) return;
-    kernels_.mix(
-        {s.scores + q * kScoreStride, n, s.values, r.first, r.last, v_dim_, a_.v.dtype, o + q * o_stride_, o_stride_});
+    kernels_.mix({s.scores + q * kScoreStride, n, s.values, r.first, r.last, v_dim_, a_.v.dtype, o + q * o_stride_,
+                  o_stride_, next});
   }
 
   // The rows of the cache that hold a block's positions.
@@ -343,16 +362,33 @@ class Attention {
       p += n;
     }
   }
+  [[nodiscard]] static int64_t cache_bytes(const moe_tensor& cache) { return cache.dtype == MOE_F32 ? 4 : 2; }
+  [[nodiscard]] static const char* cache_head(const moe_tensor& cache, int64_t kv_head) {
+    const int64_t at = cache.ndim == 3 ? kv_head * cache.strides[1] * cache_bytes(cache) : 0;
+    return static_cast<const char*>(cache.data) + at;
+  }
+  // A unit's first keys from a position on that is before `end`.
+  [[nodiscard]] RowsNext keys_from(const Task& t, int64_t u, int64_t position, int64_t end) const {
+    const int32_t* pages = row<int32_t>(a_.pages.page_table, item<int32_t>(a_.sequences, t.chunk.first));
+    const int64_t n = std::min(kRowsAhead, end - position);
+    const char* k = cache_head(a_.k, unit(u).kv_head);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t at = position + i;
+      const int64_t in_cache = pages[at / a_.pages.page_size] * a_.pages.page_size + at % a_.pages.page_size;
+      t.scratch.next[i] = k + in_cache * a_.k.strides[0] * cache_bytes(a_.k);
+    }
+    return {t.scratch.next, n, k_dim_ * cache_bytes(a_.k)};
+  }
   // Keys and values of one head there; after the last key the last once more, because kernels take several at once.
   void point_at_rows(const Task& t, int64_t kv_head, int64_t block, const Range& seen) const {
-    const int64_t k_bytes = a_.k.dtype == MOE_F32 ? 4 : 2;
-    const int64_t v_bytes = a_.v.dtype == MOE_F32 ? 4 : 2;
-    const auto* k = static_cast<const char*>(a_.k.data) + (a_.k.ndim == 3 ? kv_head * a_.k.strides[1] * k_bytes : 0);
-    const auto* v = static_cast<const char*>(a_.v.data) + (a_.v.ndim == 3 ? kv_head * a_.v.strides[1] * v_bytes : 0);
+    const int64_t k_row = a_.k.strides[0] * cache_bytes(a_.k);
+    const int64_t v_row = a_.v.strides[0] * cache_bytes(a_.v);
+    const char* k = cache_head(a_.k, kv_head);
+    const char* v = cache_head(a_.v, kv_head);
     const int64_t end = seen.last - block;
     for (int64_t i = seen.first - block; i < end; ++i) {
-      t.scratch.keys[i] = k + t.scratch.rows[i] * a_.k.strides[0] * k_bytes;
-      t.scratch.values[i] = v + t.scratch.rows[i] * a_.v.strides[0] * v_bytes;
+      t.scratch.keys[i] = k + t.scratch.rows[i] * k_row;
+      t.scratch.values[i] = v + t.scratch.rows[i] * v_row;
     }
     for (int64_t i = end; i < std::min(end + 16, kScoreStride); ++i) t.scratch.keys[i] = t.scratch.keys[end - 1];
   }

@@ -226,9 +226,14 @@ void bench_attention(Bench& b, int64_t n, int64_t heads, int64_t kv_heads, int64
   args.out = moe::tensor(b.floats(n * heads * v_dim), {n, heads, v_dim});
   uint16_t* k = b.halves(pages * kPage * kv_heads * k_dim);
   uint16_t* v = b.halves(pages * kPage * kv_heads * v_dim);
-  args.k = moe::tensor(k, MOE_F16, {pages * kPage, kv_heads, k_dim});
-  args.v = moe::tensor(latent ? k : v, MOE_F16, {pages * kPage, kv_heads, v_dim});
-  if (latent) args.v.strides[0] = args.v.strides[1] = k_dim;
+  const auto by_head = [&](uint16_t* data, int64_t dim, int64_t row) {  // as the engine lays it for this backend
+    moe_tensor cache = moe::tensor(data, MOE_F16, {pages * kPage, kv_heads, dim});
+    cache.strides[0] = row;
+    cache.strides[1] = pages * kPage * row;
+    return cache;
+  };
+  args.k = by_head(k, k_dim, k_dim);
+  args.v = by_head(latent ? k : v, v_dim, latent ? k_dim : v_dim);
   std::vector<int32_t> sequences(static_cast<size_t>(n), 0);
   std::vector<int32_t> positions(sequences.size());
   std::vector<int32_t> table(static_cast<size_t>(pages));

@@ -172,8 +172,26 @@ TEST_P(Invariance, ffn_in_pieces_gives_the_same_bits) {
   }
 }
 
+// Copies [rows, heads, dim] so that the rows of a head lie one after the other, and lets the tensor show it so.
+std::vector<char> lay_by_head(moe_tensor& t) {
+  const int64_t bytes = t.dtype == MOE_F32 ? 4 : 2;
+  const int64_t row_bytes = t.shape[2] * bytes;
+  const auto* from = static_cast<const char*>(t.data);
+  std::vector<char> to(static_cast<size_t>(t.shape[0] * t.shape[1] * row_bytes));
+  for (int64_t i = 0; i < t.shape[0]; ++i) {
+    for (int64_t h = 0; h < t.shape[1]; ++h) {
+      std::memcpy(to.data() + (h * t.shape[0] + i) * row_bytes, from + (i * t.strides[0] + h * t.strides[1]) * bytes,
+                  static_cast<size_t>(row_bytes));
+    }
+  }
+  t.data = to.data();
+  t.strides[0] = t.shape[2];
+  t.strides[1] = t.shape[0] * t.shape[2];
+  return to;
+}
+
 // A sequence's positions in one call, or in chunks down to one at a time; other sequences beside it or not; contexts
-// beyond one span of positions, so that spans run in one task and in many.
+// beyond one span of positions, so that spans run in one task and in many; the cache's rows by token or by head.
 TEST_P(Invariance, attention_in_chunks_gives_the_same_bits) {
   for (uint64_t seed = 1; seed <= 450; ++seed) {
     Random random(seed + 5000);
@@ -182,8 +200,8 @@ TEST_P(Invariance, attention_in_chunks_gives_the_same_bits) {
     const int64_t n = 1 + random.below(random.chance(0.3) ? 60 : 8);
     const int64_t kv_heads = latent ? 1 : 1 + random.below(3);
     const int64_t heads = kv_heads * (1 + random.below(latent ? 20 : 5));
-    const int64_t v_dim = 1 + random.below(70);
-    const int64_t k_dim = latent ? v_dim + random.below(20) : 1 + random.below(70);
+    const int64_t v_dim = random.chance(0.2) ? 120 + random.below(80) : 1 + random.below(70);
+    const int64_t k_dim = latent ? v_dim + random.below(20) : random.chance(0.5) ? v_dim : 1 + random.below(70);
     const int64_t page = 1 + random.below(40);
     const int64_t context = n + random.below(is_long ? 3000 : 200);
     const int64_t pages = (context + page - 1) / page;
@@ -226,8 +244,11 @@ TEST_P(Invariance, attention_in_chunks_gives_the_same_bits) {
     std::vector<float> sinks = floats(random, heads);
     if (random.chance(0.3)) args.sinks = moe::tensor(sinks.data(), {heads});
     run(MOE_OP_ATTENTION, args, args, kThreads);
+    auto by_head = args;  // the rows of a head one after the other, instead of those of a token
+    const std::vector<char> heads_of_k = lay_by_head(by_head.k);
+    const std::vector<char> heads_of_v = lay_by_head(by_head.v);
     in_pieces(random, n, [&](int64_t first, int64_t count) {
-      auto part = args;
+      auto part = random.chance(0.5) ? args : by_head;
       part.q = rows(args.q, first, count);
       part.sequences = rows(args.sequences, first, count);
       part.positions = rows(args.positions, first, count);
