@@ -2,8 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "tools/patchbay/bandwidth.hpp"
 #include "tools/patchbay/commands.hpp"
@@ -82,9 +85,25 @@ Breakdown break_down(Session& session, const BenchFlags& flags) {
   return out;
 }
 
-// Of the bandwidth, that decoding takes: weights, each chosen expert's once a step, and keys and values.
+// Of the bandwidth, that the median decode step takes: weights, each chosen expert's once a step, and keys and values. Not the mean step: the bandwidth is
+// that of moments in which nobody else had the processors, and tokens a second say what there was of the others.
 double share_of(const SpeedMeasurement& m, double bandwidth) {
-  return m.step_bytes * m.decode_tokens_per_s / static_cast<double>(m.batch) / bandwidth;
+  return m.step_us > 0 ? m.step_bytes / (m.step_us * 1e-6) / bandwidth : 0;
+}
+
+// Processor time since the machine began, in ticks, and how much of it a host gave to other machines; zeros where the system does not tell.
+struct Ticks {
+  uint64_t all = 0;
+  uint64_t taken = 0;
+};
+Ticks processor_ticks() {
+  std::ifstream file("/proc/stat");
+  std::string cpu;
+  std::array<uint64_t, 8> n{};  // user, nice, system, idle, iowait, irq, softirq, steal
+  file >> cpu;
+  for (uint64_t& ticks : n) file >> ticks;
+  if (!file) return {};
+  return {std::accumulate(n.begin(), n.end(), uint64_t{0}), n[7]};
 }
 
 void print_table(const Session& session, const std::vector<SpeedMeasurement>& all, const Breakdown& b, double before, double after) {
@@ -132,11 +151,16 @@ void bench(const BenchFlags& flags) {
   constexpr uint64_t kProbeBytes = uint64_t{4} << 30;
   const double before = measure_weights_bandwidth(*session.host, *session.model, 0.5, kProbeBytes);
   std::vector<SpeedMeasurement> all;
+  const Ticks at_start = processor_ticks();
   for (const int64_t batch : flags.batch) all.push_back(value_or_fail(measure_speed(session, flags.speed, batch)));
+  const Ticks at_end = processor_ticks();
+  const double ticks = static_cast<double>(std::max<uint64_t>(at_end.all - at_start.all, 1));
+  const double taken = static_cast<double>(at_end.taken - at_start.taken) / ticks;
   const Breakdown breakdown = break_down(session, flags);
   const double after = measure_weights_bandwidth(*session.host, *session.model, 0.5, kProbeBytes);
   if (!flags.common.json) {
     print_table(session, all, breakdown, before, after);
+    if (taken >= 0.005 && !flags.common.quiet) fmt::print(stderr, "note: the host of this machine took {:.1f} % of its processors' time meanwhile\n", taken * 100);
     return;
   }
   nlohmann::json rows = nlohmann::json::array();
@@ -147,6 +171,7 @@ void bench(const BenchFlags& flags) {
   }
   const nlohmann::json doc = {{"bandwidth_gb_per_second", {before / 1e9, after / 1e9}},
                               {"threads", session.host->pool().n_threads()},
+                              {"taken_by_host", taken},
                               {"bytes_per_token", session.model->bytes().read_per_token},
                               {"rows", rows},
                               {"step", {{"us", breakdown.step_us}, {"operations_us", breakdown.ops_us}, {"other_us", breakdown.other_us}, {"other_us_aim", breakdown.allowed_us}, {"operations", breakdown.ops}}}};

@@ -220,7 +220,7 @@ moe::Result<json> CellRunner::measure_speed_of(Session& session) {
               {"threads", session.host->pool().n_threads()}};
   if (bandwidth > 0) {
     out["bandwidth_gb_per_second"] = bandwidth / 1e9;
-    out["share_of_bandwidth"] = decode_speed(*session.model, 1, 1 / speed.decode_tokens_per_s, bandwidth).share;
+    out["share_of_bandwidth"] = decode_speed(*session.model, 1, speed.step_us * 1e-6, bandwidth).share;
   }
   return out;
 }
