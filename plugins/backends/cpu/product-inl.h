@@ -56,7 +56,8 @@ struct Tiles {
     }
   }
   static void product(const ProductArgs& a) {
-    const int64_t depth = a.m <= kTileRows ? HWY_MAX(a.k, 1) : kDepth;
+    const bool once = a.m <= kTileRows && panels_for(static_cast<int>(a.m), kBudget) >= a.n_panels;
+    const int64_t depth = once ? HWY_MAX(a.k, 1) : kDepth;
     for (int64_t k0 = 0; k0 == 0 || k0 < a.k; k0 += depth) {
       const int64_t k1 = HWY_MIN(a.k, k0 + depth);
       int64_t i = 0;

@@ -204,7 +204,7 @@ void bench_ffn(Bench& b, const char* wanted, moe_activation_type activation, int
   };
   const std::string name =
       fmt::format("ffn {} x {}, n {} [d {}, {} x {}, top {}]", wanted, name_of(activation), n, d, experts, width, k);
-  const bool decode = n <= 8;
+  const bool decode = n <= 32;
   const double work = decode ? expert_bytes * static_cast<double>(std::min(n * k, experts))
                              : 6.0 * static_cast<double>(n * k * d * width);
   const Timing t = b.time(
@@ -398,6 +398,9 @@ void run(const moe_backend& backend, const moe_host& host, const char* simd, con
       bench_ffn(b, wanted, MOE_I8, 1, 1024, 512, 32, 4);
     }
     bench_ffn(b, "bf16", MOE_BF16, 8, 2048, 1024, 64, 8);
+    for (const char* wanted : {"int8", "int4"}) {
+      for (const int64_t n : {8, 32}) bench_ffn(b, wanted, MOE_I8, n, 2048, 1024, 64, 8);
+    }
   }
   if (wants("prefill")) {
     bench_matmul(b, "f32", MOE_F32, 512, 2048, 2048);
