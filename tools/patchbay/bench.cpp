@@ -30,26 +30,19 @@ struct BenchFlags {
 struct Breakdown {
   double step_us = 0;
   double ops_us = 0;
-  double other_us = 0;       // everything that is not inside an operation
-  double allowed_us = 0;     // 15 + 2 a layer
+  double other_us = 0;  // everything that is not inside an operation
   nlohmann::json ops = nlohmann::json::object();
 };
 
-// A decode step at batch 1, operation by operation. Timing each launch costs time itself, which is measured and taken off.
-Breakdown break_down(Session& session, const BenchFlags& flags) {
-  Counter counter;
-  Request request;
-  request.prompt = some_ids(flags.speed.n_prompt, session.engine->n_vocab(), 1);
-  request.max_tokens = flags.speed.n_decode + 1;
-  request.sampling.push_back({"temperature", 0.0});
-  value_or_fail(session.engine->submit(std::move(request), &counter));
-  while (counter.n_tokens < 1 && counter.n_ended == 0) session.engine->step();
+// The engine's steps until `done`, operation by operation. Timing each launch costs time itself, which is measured and taken off.
+template <typename Done>
+Breakdown break_down(Session& session, Done done) {
   for (Device* d : session.model->devices()) {
     d->profile(true);
     d->reset_profile();
   }
   std::vector<double> others, steps, inside;
-  while (counter.n_ended < 1) {
+  while (!done()) {
     uint64_t before = 0;
     for (Device* d : session.model->devices()) before += d->profiled_ns();
     const auto at = Clock::now();
@@ -81,6 +74,24 @@ Breakdown break_down(Session& session, const BenchFlags& flags) {
   for (int i = 0; i < kReadings; ++i) (void)Clock::now();
   const double reading_us = seconds_of(Clock::now() - start) * 1e6 / kReadings;
   out.other_us = median(others) - reading_us * static_cast<double>(launches) / n_steps;
+  return out;
+}
+
+struct Breakdowns {
+  Breakdown prefill;  // a step of it: a long prompt takes several
+  Breakdown decode;   // a step at batch 1
+  double allowed_us = 0;  // in a decode step outside of operations: 15 + 2 a layer
+};
+Breakdowns break_down_request(Session& session, const BenchFlags& flags) {
+  Counter counter;
+  Request request;
+  request.prompt = some_ids(flags.speed.n_prompt, session.engine->n_vocab(), 1);
+  request.max_tokens = flags.speed.n_decode + 1;
+  request.sampling.push_back({"temperature", 0.0});
+  value_or_fail(session.engine->submit(std::move(request), &counter));
+  Breakdowns out;
+  out.prefill = break_down(session, [&] { return counter.n_tokens > 0 || counter.n_ended > 0; });
+  out.decode = break_down(session, [&] { return counter.n_ended > 0; });
   out.allowed_us = 15 + 2 * static_cast<double>(session.model->layers().size());
   return out;
 }
@@ -106,7 +117,13 @@ Ticks processor_ticks() {
   return {std::accumulate(n.begin(), n.end(), uint64_t{0}), n[7]};
 }
 
-void print_table(const Session& session, const std::vector<SpeedMeasurement>& all, const Breakdown& b, double before, double after) {
+void print_operations(const Breakdown& b) {
+  for (const auto& [name, op] : b.ops.items()) {
+    fmt::print("  {:<52} {:>6.1f} launches {:>9.1f} us\n", name, op["launches_per_step"].get<double>(), op["us_per_step"].get<double>());
+  }
+}
+
+void print_table(const Session& session, const std::vector<SpeedMeasurement>& all, const Breakdowns& b, double before, double after) {
   const ModelBytes& bytes = session.model->bytes();
   const bool measured = before > 0;
   if (measured) fmt::print("memory reads {:.1f} GB/s before, {:.1f} GB/s after; ", before / 1e9, after / 1e9);
@@ -119,11 +136,11 @@ void print_table(const Session& session, const std::vector<SpeedMeasurement>& al
     fmt::print("{:>6} {:>16.0f} {:>15.1f} {:>9} {:>9} {:>12.0f} {:>12.0f}\n", m.batch, m.prefill_tokens_per_s, m.decode_tokens_per_s, megabytes, share, m.step_us,
                m.p99_step_us);
   }
-  fmt::print("\na decode step at batch 1: {:.0f} us, of which {:.0f} us in operations and {:.1f} us in everything else (at most {:.0f} us is the aim)\n", b.step_us,
-             b.ops_us, b.other_us, b.allowed_us);
-  for (const auto& [name, op] : b.ops.items()) {
-    fmt::print("  {:<52} {:>6.1f} launches {:>9.1f} us\n", name, op["launches_per_step"].get<double>(), op["us_per_step"].get<double>());
-  }
+  fmt::print("\na prefill step: {:.0f} us, of which {:.0f} us in operations\n", b.prefill.step_us, b.prefill.ops_us);
+  print_operations(b.prefill);
+  fmt::print("\na decode step at batch 1: {:.0f} us, of which {:.0f} us in operations and {:.1f} us in everything else (at most {:.0f} us is the aim)\n",
+             b.decode.step_us, b.decode.ops_us, b.decode.other_us, b.allowed_us);
+  print_operations(b.decode);
 }
 
 void bench(const BenchFlags& flags) {
@@ -156,7 +173,7 @@ void bench(const BenchFlags& flags) {
   const Ticks at_end = processor_ticks();
   const double ticks = static_cast<double>(std::max<uint64_t>(at_end.all - at_start.all, 1));
   const double taken = static_cast<double>(at_end.taken - at_start.taken) / ticks;
-  const Breakdown breakdown = break_down(session, flags);
+  const Breakdowns breakdown = break_down_request(session, flags);
   const double after = measure_weights_bandwidth(*session.host, *session.model, 0.5, kProbeBytes);
   if (!flags.common.json) {
     print_table(session, all, breakdown, before, after);
@@ -174,7 +191,8 @@ void bench(const BenchFlags& flags) {
                               {"taken_by_host", taken},
                               {"bytes_per_token", session.model->bytes().read_per_token},
                               {"rows", rows},
-                              {"step", {{"us", breakdown.step_us}, {"operations_us", breakdown.ops_us}, {"other_us", breakdown.other_us}, {"other_us_aim", breakdown.allowed_us}, {"operations", breakdown.ops}}}};
+                              {"prefill_step", {{"us", breakdown.prefill.step_us}, {"operations_us", breakdown.prefill.ops_us}, {"operations", breakdown.prefill.ops}}},
+                              {"step", {{"us", breakdown.decode.step_us}, {"operations_us", breakdown.decode.ops_us}, {"other_us", breakdown.decode.other_us}, {"other_us_aim", breakdown.allowed_us}, {"operations", breakdown.decode.ops}}}};
   fmt::print("{}\n", doc.dump(2));
 }
 
