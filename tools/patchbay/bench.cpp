@@ -78,8 +78,8 @@ Breakdown break_down(Session& session, Done done) {
 }
 
 struct Breakdowns {
-  Breakdown prefill;  // a step of it: a long prompt takes several
-  Breakdown decode;   // a step at batch 1
+  Breakdown prefill;      // a step of it: a long prompt takes several
+  Breakdown decode;       // a step at batch 1
   double allowed_us = 0;  // in a decode step outside of operations: 15 + 2 a layer
 };
 Breakdowns break_down_request(Session& session, const BenchFlags& flags) {
@@ -171,8 +171,8 @@ void bench(const BenchFlags& flags) {
   const Ticks at_start = processor_ticks();
   for (const int64_t batch : flags.batch) all.push_back(value_or_fail(measure_speed(session, flags.speed, batch)));
   const Ticks at_end = processor_ticks();
-  const double ticks = static_cast<double>(std::max<uint64_t>(at_end.all - at_start.all, 1));
-  const double taken = static_cast<double>(at_end.taken - at_start.taken) / ticks;
+  const bool tells = at_end.all > at_start.all;
+  const double taken = tells ? static_cast<double>(at_end.taken - at_start.taken) / static_cast<double>(at_end.all - at_start.all) : 0;
   const Breakdowns breakdown = break_down_request(session, flags);
   const double after = measure_weights_bandwidth(*session.host, *session.model, 0.5, kProbeBytes);
   if (!flags.common.json) {

@@ -56,6 +56,7 @@ struct Tiles {
     }
   }
   static void product(const ProductArgs& a) {
+    // What goes over a block of panels more than once is to find it in a cache.
     const bool once = a.m <= kTileRows && panels_for(static_cast<int>(a.m), kBudget) >= a.n_panels;
     const int64_t depth = once ? HWY_MAX(a.k, 1) : kDepth;
     for (int64_t k0 = 0; k0 == 0 || k0 < a.k; k0 += depth) {
