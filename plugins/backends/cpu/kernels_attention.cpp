@@ -20,6 +20,7 @@ inline constexpr int kDots = kVectors == 1 ? 16 : 4;
 // other, and the second-level cache runs ahead of a stream by itself within a page of 4 KiB: who asks within the page
 // goes along with it, who asks beyond it is in its way (on a Xeon with AMX 16 GB/s a core at 2 KiB, 10 at 4 KiB).
 inline constexpr int64_t kBytesAhead = 2048;
+inline constexpr int64_t kLeastAhead = 4;  // rows: as many as go through the dimension together
 
 // What to ask for while rows [first, last) are at work: those further on, then those that are read after the last. Line
 // by line between the products, since what is asked for at once waits in line, and after it memory is idle.
@@ -29,7 +30,7 @@ class Ahead {
       : rows_(rows),
         last_(last),
         n_bytes_(n_bytes),
-        n_rows_(HWY_MIN(HWY_MAX(kBytesAhead / n_bytes, 1), kRowsAhead)),
+        n_rows_(HWY_MIN(HWY_MAX(kBytesAhead / n_bytes, kLeastAhead), kRowsAhead)),
         next_(next) {
     go_to(first + n_rows_);
   }
@@ -154,24 +155,30 @@ HWY_INLINE void score_tile(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ah
 }
 
 // Rows that all queries go through before the next ones: they stay in the first-level cache, and memory is read on.
+// Not where the queries' own rows of `dim` numbers fill that cache.
 inline constexpr int64_t kPart = 16;
+constexpr int64_t rows_of_part(int64_t n_queries, int64_t dim, int64_t n_rows) {
+  return n_queries * dim <= 4096 ? kPart : n_rows;
+}
 
 template <int32_t kDtype, int kQ, int kP>
-HWY_INLINE void score_part(const ScoreArgs& a, int64_t i, int64_t first, Ahead& ahead) {
-  for (int64_t p = first; p < HWY_MIN(first + kPart, a.n_positions); p += kP) {
+HWY_INLINE void score_part(const ScoreArgs& a, int64_t i, int64_t first, int64_t last, Ahead& ahead) {
+  for (int64_t p = first; p < last; p += kP) {
     score_tile<kDtype, kQ, kP>(a, i, p, ahead);
   }
 }
 template <int32_t kDtype>
 void score_as(const ScoreArgs& a) {
   Ahead ahead(a.rows, 0, a.n_positions, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next);
-  for (int64_t p = 0; p < a.n_positions; p += kPart) {
+  const int64_t rows = rows_of_part(a.n_queries, a.dim, a.n_positions);
+  for (int64_t p = 0; p < a.n_positions; p += rows) {
+    const int64_t last = HWY_MIN(p + rows, a.n_positions);
     int64_t i = 0;
     if constexpr (kDots == 16) {
-      for (; i + 4 <= a.n_queries; i += 4) score_part<kDtype, 4, 4>(a, i, p, ahead);
-      for (; i + 2 <= a.n_queries; i += 2) score_part<kDtype, 2, 8>(a, i, p, ahead);
+      for (; i + 4 <= a.n_queries; i += 4) score_part<kDtype, 4, 4>(a, i, p, last, ahead);
+      for (; i + 2 <= a.n_queries; i += 2) score_part<kDtype, 2, 8>(a, i, p, last, ahead);
     }
-    for (; i < a.n_queries; ++i) score_part<kDtype, 1, kDots>(a, i, p, ahead);
+    for (; i < a.n_queries; ++i) score_part<kDtype, 1, kDots>(a, i, p, last, ahead);
   }
 }
 void score(const ScoreArgs& args) {
@@ -293,10 +300,10 @@ void mix_columns(const MixArgs& a, int64_t i, const Range& part, Ahead& ahead) {
 template <int32_t kDtype>
 void mix_as(const MixArgs& a) {
   Ahead ahead(a.rows, a.first, a.last, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next);
-  // One pass over the rows needs no parts.
-  const int64_t step = a.n_queries == 1 && a.dim <= 16 * kWidest ? a.last - a.first : kPart;
-  for (int64_t p = a.first; p < a.last; p += step) {
-    const Range part{p, HWY_MIN(p + step, a.last)};
+  const bool one_pass = a.n_queries == 1 && a.dim <= 16 * kWidest;
+  const int64_t rows = one_pass ? a.last - a.first : rows_of_part(a.n_queries, a.dim, a.last - a.first);
+  for (int64_t p = a.first; p < a.last; p += rows) {
+    const Range part{p, HWY_MIN(p + rows, a.last)};
     ahead.begin(part.last);
     int64_t i = 0;
     for (; i + 4 <= a.n_queries; i += 4) mix_columns<kDtype, 4>(a, i, part, ahead);
