@@ -30,7 +30,7 @@ class Ahead {
       : rows_(rows),
         last_(last),
         n_bytes_(n_bytes),
-        n_rows_(HWY_MIN(HWY_MAX(kBytesAhead / n_bytes, kLeastAhead), kRowsAhead)),
+        n_rows_(HWY_MIN(HWY_MAX(kBytesAhead / HWY_MAX(n_bytes, 1), kLeastAhead), kRowsAhead)),
         next_(next) {
     go_to(first + n_rows_);
   }
@@ -75,7 +75,7 @@ class Ahead {
   const char* stop_ = nullptr;
 };
 
-// Queries from i on by positions from p0 on, kQ by kP. A score is summed in sixteen lanes over the dimension, then in
+// Queries from i0 on by positions from p0 on, kQ by kP. A score is summed in sixteen lanes over the dimension, then in
 // the fixed order of fold_four, whatever kQ and kP are. The first queries of a call ask for rows ahead.
 template <int32_t kDtype, int kQ, int kP>
 HWY_INLINE void score_tile(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ahead) {
@@ -234,7 +234,7 @@ struct Range {  // of positions
   int64_t last;  // not included
 };
 
-// Queries from i0 on, sixteen times kC columns. The first tile of a call asks for rows ahead, whole ones.
+// Queries from i0 on, sixteen times kC columns. The first queries of a call ask for rows ahead.
 template <int32_t kDtype, int kQ, int kC>
 HWY_INLINE void mix_tile(const MixArgs& a, int64_t i0, const Range& part, int64_t column, Ahead& ahead) {
   using T = typename Load<kDtype>::T;
