@@ -12,9 +12,9 @@ Connection::Admission Connection::admit(uint64_t request, std::shared_ptr<EventS
   if (streams_.contains(request)) return Admission::kRunning;
   if (streams_.size() >= limits_.streams) return Admission::kTooMany;
   delivered_.erase(request);
-  Way& way = streams_[request];
-  way.stream = std::move(stream);
-  way.credit = credit;
+  Delivery& delivery = streams_[request];
+  delivery.stream = std::move(stream);
+  delivery.credit = credit;
   return Admission::kYes;
 }
 
@@ -56,9 +56,9 @@ bool Connection::post(std::string_view bytes, std::optional<uint64_t> request, b
   }
   outbox_.push_back({{std::string(bytes), 0, last}, request});
   if (request) {
-    Way& way = streams_.at(*request);
-    ++way.n_held;
-    way.n_held_bytes += bytes.size();
+    Delivery& delivery = streams_.at(*request);
+    ++delivery.n_held;
+    delivery.n_held_bytes += bytes.size();
   } else {
     ++n_answers_;
   }
@@ -68,17 +68,17 @@ bool Connection::post(std::string_view bytes, std::optional<uint64_t> request, b
 Connection::Sent Connection::send(uint64_t request, std::string_view bytes, uint64_t n_tokens, bool last) {
   const std::lock_guard lock(mutex_);
   if (closed_) return Sent::kGone;
-  Way& way = streams_.at(request);
-  const bool waits_for_credit = !way.waiting.empty() || (way.credit && *way.credit < n_tokens);
-  const bool full = way.n_held >= limits_.events || way.n_held_bytes + bytes.size() > limits_.bytes;
+  Delivery& delivery = streams_.at(request);
+  const bool waits_for_credit = !delivery.waiting.empty() || (delivery.credit && *delivery.credit < n_tokens);
+  const bool full = delivery.n_held >= limits_.events || delivery.n_held_bytes + bytes.size() > limits_.bytes;
   if (full && !last && (waits_for_credit || !outbox_.empty())) return Sent::kTooFar;
   if (waits_for_credit) {
-    way.waiting.push_back({std::string(bytes), n_tokens, last});
-    ++way.n_held;
-    way.n_held_bytes += bytes.size();
+    delivery.waiting.push_back({std::string(bytes), n_tokens, last});
+    ++delivery.n_held;
+    delivery.n_held_bytes += bytes.size();
     return Sent::kYes;
   }
-  if (way.credit) *way.credit -= n_tokens;
+  if (delivery.credit) *delivery.credit -= n_tokens;
   return post(bytes, request, last) ? Sent::kYes : Sent::kGone;
 }
 
@@ -109,15 +109,15 @@ bool Connection::add_credit(uint64_t request, std::optional<uint64_t> tokens) {
 }
 
 bool Connection::post_waiting(uint64_t request) {
-  Way& way = streams_.at(request);
-  while (!way.waiting.empty()) {
-    Event& next = way.waiting.front();
-    if (way.credit && *way.credit < next.n_tokens) return true;
-    if (way.credit) *way.credit -= next.n_tokens;
+  Delivery& delivery = streams_.at(request);
+  while (!delivery.waiting.empty()) {
+    Event& next = delivery.waiting.front();
+    if (delivery.credit && *delivery.credit < next.n_tokens) return true;
+    if (delivery.credit) *delivery.credit -= next.n_tokens;
     const Event event = std::move(next);
-    way.waiting.pop_front();
-    --way.n_held;
-    way.n_held_bytes -= event.bytes.size();
+    delivery.waiting.pop_front();
+    --delivery.n_held;
+    delivery.n_held_bytes -= event.bytes.size();
     if (!post(event.bytes, request, event.last)) return false;
     if (event.last) break;  // it may have left
   }
@@ -149,9 +149,9 @@ void Connection::release(const Item& item) {
     --n_answers_;
     return;
   }
-  Way& way = streams_.at(*item.request);
-  --way.n_held;
-  way.n_held_bytes -= item.event.bytes.size();
+  Delivery& delivery = streams_.at(*item.request);
+  --delivery.n_held;
+  delivery.n_held_bytes -= item.event.bytes.size();
   if (item.event.last) leave(*item.request);
 }
 
@@ -165,7 +165,7 @@ std::vector<std::shared_ptr<EventStream>> Connection::close() {
   const std::lock_guard lock(mutex_);
   drop_all();
   std::vector<std::shared_ptr<EventStream>> streams;
-  for (auto& [request, way] : streams_) streams.push_back(std::move(way.stream));
+  for (auto& [request, delivery] : streams_) streams.push_back(std::move(delivery.stream));
   for (auto& [request, stream] : delivered_) streams.push_back(std::move(stream));
   streams_.clear();
   delivered_.clear();

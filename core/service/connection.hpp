@@ -23,8 +23,8 @@ struct HoldLimits {
   size_t streams = 256;            // that run or have events held
 };
 
-// The source of one stream of events. It may leave one connection for another while the first does not yet know; so what
-// is on its way is each connection's own.
+// The source of one stream of events. It may leave one connection for another while the first does not yet know; so
+// what is on its way is each connection's own.
 class EventStream {
  public:
   virtual ~EventStream() = default;
@@ -81,7 +81,7 @@ class Connection {
     Event event;
     std::optional<uint64_t> request;  // the stream's; absent: an answer
   };
-  struct Way {  // of one stream
+  struct Delivery {  // of one stream
     std::shared_ptr<EventStream> stream;
     std::optional<uint64_t> credit;  // tokens that may still go; absent: no limit
     std::deque<Event> waiting;       // for credit
@@ -100,7 +100,7 @@ class Connection {
   const HoldLimits limits_;
   mutable std::mutex mutex_;
   std::deque<Item> outbox_;  // for room; not empty exactly while the reader is blocked
-  std::unordered_map<uint64_t, Way> streams_;
+  std::unordered_map<uint64_t, Delivery> streams_;
   // Resumable ones that have left with their last event, until another takes the number.
   std::unordered_map<uint64_t, std::shared_ptr<EventStream>> delivered_;
   size_t n_answers_ = 0;  // in outbox_
