@@ -57,6 +57,7 @@ struct ProductArgs {
   int64_t m;             // 1 .. kMaxRows
   int64_t k;             // elements
   float* c;              // [m, kBlock], 64-byte aligned
+  const char* next;      // the weights that are most likely read after these: where to look ahead
 };
 using ProductFn = void (*)(const ProductArgs& args);
 

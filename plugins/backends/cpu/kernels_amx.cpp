@@ -76,8 +76,8 @@ MOE_AMX_INLINE void add_bf16() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kX), "i"(kWeight));
 }
 
-// Asks for the weights that come next while the present ones are multiplied, a few lines at a time. They lie behind the
-// present ones: in the same panels, then in the block of panels that this thread's next call most likely takes.
+// Asks for the weights that come next while the present ones are multiplied, a few lines at a time: those behind the
+// present ones in the same panels, then ProductArgs::next.
 class Ahead {
  public:
   // Lines from `from` on, asked for in n_parts parts.
@@ -246,7 +246,8 @@ MOE_AMX_TARGET void multiply_many(const ProductArgs& a) {
   const int64_t block_bytes = W::kLines * a.step_bytes;
   for (int64_t first = 0; first < n_blocks; first += kDepthBlocks) {
     const int64_t n = std::min(kDepthBlocks, n_blocks - first);
-    Ahead ahead(a.w + (first + n) * block_bytes, kDepthBlocks * block_bytes, a.n_panels * n_tiles * n);
+    const char* after = first + n < n_blocks ? a.w + (first + n) * block_bytes : a.next;
+    Ahead ahead(after, kDepthBlocks * block_bytes, a.n_panels * n_tiles * n);
     take_rows(a.x, a.m, first, n, pass);
     for (int64_t p = 0; p < a.n_panels; ++p) {
       const char* w = a.w + p * a.panel_bytes + first * block_bytes;
@@ -406,8 +407,8 @@ MOE_AMX_TARGET void multiply_bf16_many(const ProductArgs& a) {
       }
     }
     const int64_t chunk_bytes = kTileRows * a.step_bytes;
-    Ahead ahead(a.w + (first + n) * chunk_bytes, kDepthChunks * chunk_bytes,
-                (a.n_panels + 1) / 2 * ((n_tiles + 1) / 2) * n);
+    const char* after = first + n < n_chunks ? a.w + (first + n) * chunk_bytes : a.next;
+    Ahead ahead(after, kDepthChunks * chunk_bytes, (a.n_panels + 1) / 2 * ((n_tiles + 1) / 2) * n);
     for (int64_t p = 0; p < a.n_panels; p += 2) {
       const bool two_panels = p + 1 < a.n_panels;
       for (int64_t tile = 0; tile < n_tiles; tile += 2) {

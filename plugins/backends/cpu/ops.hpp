@@ -65,11 +65,13 @@ struct Rows {
   [[nodiscard]] const void* at(int64_t i, int64_t g = 0) const { return first + i * stride + g * group_stride; }
 };
 
-// Sums of rows x[0 .. m) with panels [panel, panel + n_panels) of a group, all of one block: c [m, kBlock].
+// Sums of rows x[0 .. m) with panels [panel, panel + n_panels) of a group, all of one block: c [m, kBlock]. `next`: the
+// weights that are read after these, if not those that lie behind them.
 inline void multiply(const Kernels& kernels, const moe_weight& w, int64_t group, int64_t panel, int64_t n_panels,
-                     RowType type, const void* const* x, int64_t m, float* c) {
+                     RowType type, const void* const* x, int64_t m, float* c, const char* next = nullptr) {
   const PanelPlace place = w.panel(group, panel);
-  const ProductArgs args{place.first, w.unit_bytes, place.step_bytes, n_panels, x, m, w.n_in, c};
+  if (next == nullptr) next = place.first + n_panels * w.panel_bytes;
+  const ProductArgs args{place.first, w.unit_bytes, place.step_bytes, n_panels, x, m, w.n_in, c, next};
   product_of(kernels, w.format, type)(args);
 }
 

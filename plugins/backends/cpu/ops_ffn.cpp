@@ -198,7 +198,12 @@ class Ffn {
 
   // Columns of panels [panel, panel + n_panels) of the output, for all tokens.
   void down_task(int64_t panel, int64_t n_panels, int64_t columns, float* sums) const {
-    for (int64_t a = 0; a < n_active_; ++a) down_expert(s_.active[a], panel, n_panels, sums, columns);
+    for (int64_t a = 0; a < n_active_; ++a) {
+      const bool last = a + 1 == n_active_;
+      const int64_t next_panel = std::min(last ? panel + n_panels : panel, a_.down->n_panels - 1);
+      const char* next = a_.down->panel(s_.active[last ? 0 : a + 1], next_panel).first;
+      down_expert(s_.active[a], panel, n_panels, sums, columns, next);
+    }
     const int64_t first = panel * kPanel;
     const int64_t width = std::min(n_panels * kPanel, d_model_ - first);
     for (int64_t i = 0; i < n_; ++i) combine_token(i, first, width, columns, sums);
@@ -226,8 +231,10 @@ class Ffn {
     });
   }
 
-  // Columns of panels [panel, panel + n_panels) for all pairs of an expert: sums[pair * stride], ...
-  void down_expert(int64_t e, int64_t panel, int64_t n_panels, float* sums, int64_t stride) const {
+  // Columns of panels [panel, panel + n_panels) for all pairs of an expert: sums[pair * stride], ... `next`: what is
+  // read after them, if not what lies behind.
+  void down_expert(int64_t e, int64_t panel, int64_t n_panels, float* sums, int64_t stride,
+                   const char* next = nullptr) const {
     alignas(64) float c[kMaxRows * kBlock];
     const void* rows[kMaxRows];
     const int64_t first = panel * kPanel;
@@ -239,7 +246,7 @@ class Ffn {
       for (int64_t r = 0; r < m; ++r) rows[r] = s_.hidden + (begin + r) * hidden_bytes_;
       for (int64_t p = 0; p < n_panels; p += kBlockPanels) {
         const int64_t n = std::min(kBlockPanels, n_panels - p);
-        multiply(kernels_, *a_.down, e, panel + p, n, hidden_type_, rows, m, c);
+        multiply(kernels_, *a_.down, e, panel + p, n, hidden_type_, rows, m, c, p + n < n_panels ? nullptr : next);
         const int64_t left = std::min(n * kPanel, width - p * kPanel);
         for (int64_t r = 0; r < m; ++r) {
           float* to = sums + pairs[r] * stride + p * kPanel;
