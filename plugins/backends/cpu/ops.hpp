@@ -82,5 +82,13 @@ inline int64_t task_panels(int64_t n_panels, int64_t matrices) {
   while (take > 1 && matrices * ((n_panels + take - 1) / take) < wanted) take /= 2;
   return take;
 }
+// The same where rows come in more than one call's lot: several blocks, which go over one lot of rows after the other,
+// so that a row is found in the cache by all blocks but the first. Their weights stay there, too.
+inline int64_t task_panels_of_many(int64_t n_panels, int64_t matrices, int64_t panel_bytes) {
+  constexpr int64_t kStays = 576 * 1024;
+  int64_t take = task_panels(n_panels, matrices);
+  while (2 * take * panel_bytes <= kStays && matrices * n_panels / (2 * take) >= 4 * n_threads()) take *= 2;
+  return take;
+}
 
 }  // namespace moe::cpu

@@ -49,24 +49,28 @@ Status matmul(const Kernels& kernels, const moe_matmul_args& args) {
   MOE_TRY(arena.check());
   const Rows x = round_rows(kernels, type, args.activation, args.x, memory);
   const auto* bias = static_cast<const float*>(args.bias.data);
-  const int64_t take = task_panels(w.n_panels, w.n_groups);
+  const int64_t take =
+      n > kMaxRows ? task_panels_of_many(w.n_panels, w.n_groups, w.panel_bytes) : task_panels(w.n_panels, w.n_groups);
   const int64_t tasks = (w.n_panels + take - 1) / take;
   const int64_t cost = w.n_groups * w.n_panels * w.panel_bytes * std::max<int64_t>(1, n / 4);
   spread(w.n_groups * tasks, cost, [&](int64_t task, int32_t) {
     alignas(64) float c[kMaxRows * kBlock];
     const void* rows[kMaxRows];
     const int64_t g = task / tasks;
-    const int64_t panel = task % tasks * take;
-    const int64_t first = panel * kPanel;
-    const int64_t n_panels = std::min(take, w.n_panels - panel);
-    const int64_t width = std::min(n_panels * kPanel, w.n_out - first);
-    const FinishArgs finish{bias == nullptr ? nullptr : bias + g * w.n_out + first, args.scale, args.soft_cap,
-                            args.accumulate != 0};
+    const int64_t begin = task % tasks * take;
+    const int64_t end = std::min(begin + take, w.n_panels);
     for (int64_t i = 0; i < n; i += kMaxRows) {
       const int64_t m = std::min(kMaxRows, n - i);
       for (int64_t r = 0; r < m; ++r) rows[r] = x.at(i + r, g);
-      multiply(kernels, w, g, panel, n_panels, type, rows, m, c);
-      for (int64_t r = 0; r < m; ++r) kernels.finish(finish, c + r * kBlock, at(args.out, i + r, g) + first, width);
+      for (int64_t panel = begin; panel < end; panel += kBlockPanels) {
+        const int64_t n_panels = std::min(kBlockPanels, end - panel);
+        const int64_t first = panel * kPanel;
+        const int64_t width = std::min(n_panels * kPanel, w.n_out - first);
+        const FinishArgs finish{bias == nullptr ? nullptr : bias + g * w.n_out + first, args.scale, args.soft_cap,
+                                args.accumulate != 0};
+        multiply(kernels, w, g, panel, n_panels, type, rows, m, c);
+        for (int64_t r = 0; r < m; ++r) kernels.finish(finish, c + r * kBlock, at(args.out, i + r, g) + first, width);
+      }
     }
   });
   return {};
