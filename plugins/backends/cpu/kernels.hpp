@@ -69,6 +69,12 @@ struct FinishArgs {
   bool accumulate;
 };
 
+struct Range {
+  int64_t first;
+  int64_t last;  // not included
+  [[nodiscard]] bool empty() const { return first >= last; }
+};
+
 // Rows that are read next, elsewhere: the last rows at work ask for them, so that memory is never idle between two
 // calls.
 struct RowsNext {
@@ -88,7 +94,7 @@ struct ScoreArgs {
   float* scores;  // [n_queries, kScoreStride]
   RowsNext next;
 };
-// o[q] += sum over p in [first, last) of a[q, p] v[p], in ascending order.
+// o[q] = shrink[q] o[q] + sum over p in [first, last) of a[q, p] v[p], in ascending order.
 struct MixArgs {
   const float* scores;  // [n_queries, kScoreStride]
   int64_t n_queries;
@@ -99,12 +105,25 @@ struct MixArgs {
   int32_t dtype;
   float* o;  // [n_queries, o_stride]
   int64_t o_stride;
+  const float* shrink;  // [n_queries]
   RowsNext next;
 };
 // The running softmax of one query: its largest score, the sum of exponentials, and (elsewhere) their mix of values.
 struct Softmax {
   float largest;
   float sum;
+};
+// Turns each query's scores in its range of a block into weights exp(s - largest), after scale and cap, and updates its
+// state; outside, from the multiple of 16 before to the one after, they become 0. A query whose range is empty stays as
+// it is. All queries at once: the largest score of one, on which all of its rest waits, is found while others go on.
+struct SoftmaxArgs {
+  float* scores;  // [n_queries, kScoreStride]
+  int64_t n_queries;
+  const Range* ranges;  // [n_queries]
+  const float* scale;   // [n_queries]
+  float soft_cap;       // 0: none
+  Softmax* states;      // [n_queries]
+  float* shrink;        // [n_queries]: what has been mixed so far must be multiplied by this
 };
 
 struct Kernels {
@@ -133,10 +152,7 @@ struct Kernels {
   int32_t (*argmax)(const float* x, int64_t n);
 
   void (*score)(const ScoreArgs& args);
-  // Turns scores [first, last) of a block into weights exp(s - largest), after scale and cap, and updates `state`; the
-  // factor that what has been mixed so far must be multiplied by is returned. Outside [first, last), up to the next
-  // multiple of 16, they become 0.
-  float (*softmax)(float* scores, int64_t first, int64_t last, float scale, float soft_cap, Softmax& state);
+  void (*softmax)(const SoftmaxArgs& args);
   void (*mix)(const MixArgs& args);
   // o = a o + b p (p null: a o).
   void (*blend)(float a, float* o, float b, const float* p, int64_t n);

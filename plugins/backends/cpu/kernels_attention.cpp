@@ -189,50 +189,70 @@ void score(const ScoreArgs& args) {
 
 float exp_one(float x) { return hn::GetLane(exp(hn::Set(DF(), x))); }
 
-float softmax(float* scores, int64_t first, int64_t last, float scale, float soft_cap, Softmax& state) {
+// Scales and caps the scores in a range and puts -inf around them; the largest, NaN if one is NaN.
+HWY_INLINE float scale_scores(float* scores, const Range& range, float scale, float soft_cap) {
   const DF d;
   const VF factor = hn::Set(d, scale);
   const VF cap = hn::Set(d, soft_cap);
   const VF lowest = hn::Neg(hn::Inf(d));
-  const int64_t end = (last + 15) / 16 * 16;
-  const int64_t begin = first / 16 * 16;
+  const int64_t end = (range.last + 15) / 16 * 16;
   VF largest = lowest;
   auto nan = hn::IsNaN(lowest);
-  for (int64_t p = begin; p < end; p += kLanes) {
+  for (int64_t p = range.first / 16 * 16; p < end; p += kLanes) {
     VF s = hn::Mul(hn::LoadU(d, scores + p), factor);
     if (soft_cap > 0.0F) s = hn::Mul(cap, tanh(hn::Div(s, cap)));
-    if (p + kLanes > last) s = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(HWY_MAX(last - p, 0))), s, lowest);
-    if (p < first) s = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(HWY_MIN(first - p, kLanes))), lowest, s);
+    if (p + kLanes > range.last) {
+      s = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(HWY_MAX(range.last - p, 0))), s, lowest);
+    }
+    if (p < range.first) {
+      s = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(HWY_MIN(range.first - p, kLanes))), lowest, s);
+    }
     hn::StoreU(s, d, scores + p);
     nan = hn::Or(nan, hn::IsNaN(s));
     largest = hn::Max(largest, s);
   }
-  float top = HWY_MAX(state.largest, hn::GetLane(hn::MaxOfLanes(d, largest)));
-  if (!hn::AllFalse(d, nan)) top = NAN;  // a NaN shows in everything
-  if (top == -HUGE_VALF) {               // every score is -inf: nothing is added
-    for (int64_t p = begin; p < end; ++p) scores[p] = 0.0F;
-    return 1.0F;
-  }
+  return hn::AllFalse(d, nan) ? hn::GetLane(hn::MaxOfLanes(d, largest)) : NAN;
+}
+// The scores become exp(score - top), around them 0; their sum.
+HWY_INLINE float weigh_scores(float* scores, const Range& range, float top) {
+  const DF d;
   const VF center = hn::Set(d, top);
   VF sum[kVectors];
   for (int v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
-  for (int64_t p = begin; p < end; p += 16) {
+  for (int64_t p = range.first / 16 * 16; p < range.last; p += 16) {
     for (int v = 0; v < kVectors; ++v) {
       const VF e = exp(hn::Sub(hn::LoadU(d, scores + p + v * kLanes), center));
       hn::StoreU(e, d, scores + p + v * kLanes);
       sum[v] = hn::Add(sum[v], e);
     }
   }
-  const float shrink = exp_one(state.largest - top);
-  state.sum = state.sum * shrink + fold(sum);
-  state.largest = top;
-  return shrink;
+  return fold(sum);
 }
-
-struct Range {  // of positions
-  int64_t first;
-  int64_t last;  // not included
-};
+void softmax(const SoftmaxArgs& a) {
+  const DF d;
+  alignas(64) float top[kQueries];
+  alignas(64) float change[kQueries] = {};
+  for (int64_t q = 0; q < a.n_queries; ++q) {
+    top[q] = a.states[q].largest;
+    if (a.ranges[q].empty()) continue;
+    const float largest = scale_scores(a.scores + q * kScoreStride, a.ranges[q], a.scale[q], a.soft_cap);
+    top[q] = largest < top[q] ? top[q] : largest;  // a NaN shows in everything
+    if (top[q] != -HUGE_VALF) change[q] = a.states[q].largest - top[q];
+  }
+  for (int64_t q = 0; q < a.n_queries; q += kLanes) hn::Store(exp(hn::Load(d, change + q)), d, change + q);
+  for (int64_t q = 0; q < a.n_queries; ++q) {
+    float* scores = a.scores + q * kScoreStride;
+    const Range& range = a.ranges[q];
+    a.shrink[q] = change[q];
+    if (range.empty()) continue;
+    if (top[q] == -HUGE_VALF) {  // every score is -inf: nothing is added
+      std::fill(scores + range.first / 16 * 16, scores + (range.last + 15) / 16 * 16, 0.0F);
+      continue;
+    }
+    a.states[q].sum = a.states[q].sum * change[q] + weigh_scores(scores, range, top[q]);
+    a.states[q].largest = top[q];
+  }
+}
 
 // Queries from i0 on, sixteen times kC columns. The first queries of a call ask for rows ahead.
 template <int32_t kDtype, int kQ, int kC>
@@ -248,6 +268,14 @@ HWY_INLINE void mix_tile(const MixArgs& a, int64_t i0, const Range& part, int64_
   for (int i = 0; i < kQ; ++i) {
 #pragma GCC unroll 16
     for (int c = 0; c < kN; ++c) acc[i][c] = hn::LoadU(d, o + i * a.o_stride + c * kLanes);
+  }
+  if (part.first == a.first) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kQ; ++i) {
+      const VF shrink = hn::Set(d, a.shrink[i0 + i]);
+#pragma GCC unroll 16
+      for (int c = 0; c < kN; ++c) acc[i][c] = hn::Mul(shrink, acc[i][c]);
+    }
   }
   for (int64_t p = part.first; p < part.last; ++p) {
     const T* row = static_cast<const T*>(a.rows[p]) + column;
@@ -289,10 +317,11 @@ void mix_columns(const MixArgs& a, int64_t i, const Range& part, Ahead& ahead) {
     for (int64_t p = part.first; p < part.last; ++p) {
       const T* row = static_cast<const T*>(a.rows[p]);
       const VF weight = hn::Set(DF(), scores[q * kScoreStride + p]);
+      const VF shrink = hn::Set(DF(), p == a.first ? a.shrink[i + q] : 1.0F);
       for (int64_t t = c; t < a.dim; t += kLanes) {
         const int64_t n = HWY_MIN(a.dim - t, kLanes);
         float* to = o + q * a.o_stride + t;  // rows of o are whole multiples of 16
-        hn::StoreU(hn::MulAdd(weight, load_tail<kDtype>(row + t, n), hn::LoadU(DF(), to)), DF(), to);
+        hn::StoreU(hn::MulAdd(weight, load_tail<kDtype>(row + t, n), hn::Mul(shrink, hn::LoadU(DF(), to))), DF(), to);
       }
     }
   }

@@ -80,12 +80,6 @@ Space take_space(Arena& arena, const moe_attention_args& args) {
   return s;
 }
 
-struct Range {
-  int64_t first;
-  int64_t last;  // not included
-  [[nodiscard]] bool empty() const { return first >= last; }
-};
-
 class Attention {
  public:
   Attention(const Kernels& kernels, const moe_attention_args& args, const Space& space)
@@ -300,24 +294,21 @@ class Attention {
     const RowsNext values{s.values + offset, std::min(length, kRowsAhead), v_dim_ * cache_bytes(a_.v)};
     kernels_.score({queries, n, s.keys + offset, length, k_dim_, a_.k.dtype, s.scores + offset, values});
     Range ranges[kQueries];
+    float scale[kQueries];
+    alignas(64) float shrink[kQueries];
     for (int64_t q = 0; q < n; ++q) {
       const Range own = range_of(u.row_of(t.chunk, q));
       ranges[q] = {std::max(own.first, block) - block, std::min(own.last, block + kPositions) - block};
-      if (ranges[q].empty()) {
-        ranges[q] = {0, 0};
-        continue;
-      }
-      const auto scale = static_cast<float>(loops::attention_scale(a_, own.last - 1));
-      const float shrink =
-          kernels_.softmax(s.scores + q * kScoreStride, ranges[q].first, ranges[q].last, scale, a_.soft_cap, state[q]);
-      if (shrink != 1.0F) kernels_.blend(shrink, o + q * o_stride_, 0.0F, nullptr, v_dim_);
+      if (ranges[q].empty()) ranges[q] = {0, 0};
+      scale[q] = static_cast<float>(loops::attention_scale(a_, own.last - 1));
     }
+    kernels_.softmax({s.scores, n, ranges, scale, a_.soft_cap, state, shrink});
     for (int64_t q = 0; q < n;) {
       int64_t same = 1;
       while (q + same < n && ranges[q + same].first == ranges[q].first && ranges[q + same].last == ranges[q].last)
         ++same;
       if (same < 4) same = std::min<int64_t>(4, n - q);
-      mix(s, ranges, q, same, next, o);
+      mix(s, ranges, shrink, q, same, next, o);
       q += same;
     }
   }
@@ -332,23 +323,27 @@ class Attention {
   }
 
   // Adds values to queries [q, q + n): what all look at at once, what only some do one by one, each in ascending order.
-  void mix(const Scratch& s, const Range* ranges, int64_t q, int64_t n, const RowsNext& next, float* o) const {
+  // The first addition shrinks what is there.
+  void mix(const Scratch& s, const Range* ranges, float* shrink, int64_t q, int64_t n, const RowsNext& next,
+           float* o) const {
     Range common = ranges[q];
     for (int64_t i = 1; i < n; ++i) {
       common = {std::max(common.first, ranges[q + i].first), std::min(common.last, ranges[q + i].last)};
     }
     if (common.empty()) {
-      for (int64_t i = 0; i < n; ++i) mix_range(s, ranges[q + i], q + i, 1, o);
+      for (int64_t i = 0; i < n; ++i) mix_range(s, ranges[q + i], shrink, q + i, 1, o);
       return;
     }
-    for (int64_t i = 0; i < n; ++i) mix_range(s, {ranges[q + i].first, common.first}, q + i, 1, o);
-    mix_range(s, common, q, n, o, next);
-    for (int64_t i = 0; i < n; ++i) mix_range(s, {common.last, ranges[q + i].last}, q + i, 1, o);
+    for (int64_t i = 0; i < n; ++i) mix_range(s, {ranges[q + i].first, common.first}, shrink, q + i, 1, o);
+    mix_range(s, common, shrink, q, n, o, next);
+    for (int64_t i = 0; i < n; ++i) mix_range(s, {common.last, ranges[q + i].last}, shrink, q + i, 1, o);
   }
-  void mix_range(const Scratch& s, const Range& r, int64_t q, int64_t n, float* o, const RowsNext& next = {}) const {
+  void mix_range(const Scratch& s, const Range& r, float* shrink, int64_t q, int64_t n, float* o,
+                 const RowsNext& next = {}) const {
     if (r.empty()) return;
     kernels_.mix({s.scores + q * kScoreStride, n, s.values, r.first, r.last, v_dim_, a_.v.dtype, o + q * o_stride_,
-                  o_stride_, next});
+                  o_stride_, shrink + q, next});
+    std::fill_n(shrink + q, n, 1.0F);
   }
 
   // The rows of the cache that hold a block's positions.
