@@ -190,7 +190,6 @@ struct Place {
   char* warp_memory;  // a stage and a ring, where activations are staged
   int stage_size;
   int n_warps;
-  bool wait;  // for hidden, once the first weights have been asked for
 };
 template <Format F>
 __device__ __forceinline__ TokenRow row_of(const Work<F>& work, const Place& place, const Step& step, int i) {
@@ -198,15 +197,31 @@ __device__ __forceinline__ TokenRow row_of(const Work<F>& work, const Place& pla
   return {place.hidden.data + (work.block.token0 * work.p.k + pair) * place.hidden.row, 1.0F};
 }
 
-// A warp's steps from the given one: activations converted on the way ...
+// A warp's steps from the given one: activations converted on the way, the next step's weights asked for before this
+// one's sums are stored ...
 template <Format F, Mode M, int NT, int kAhead>
-__device__ __forceinline__ void run_step_direct(const Work<F>& work, const Place& place, const Step& step, bool wait) {
+__device__ __forceinline__ auto stream_of(const Work<F>& work, const Step& step) {
   const int lane = threadIdx.x % 32;
   const RowPair rows[1] = {row_pair<F>(work.p.down, step.expert, static_cast<int64_t>(blockIdx.x) * kTileRows, lane)};
   const int first = first_chunk(work, step);
-  DirectStream<F, M, 1, NT, kAhead> stream(rows, first, first + n_chunks(work, step));
-  stream.prime();
-  if (wait) pdl_wait();
+  return DirectStream<F, M, 1, NT, kAhead>(rows, first, first + n_chunks(work, step));
+}
+// Chunks ahead where a step has two tiles of tokens.
+template <int kAhead>
+inline constexpr int kWideAhead = kAhead > 3 ? 3 : kAhead;
+template <Format F, Mode M, int NT, int kAhead>
+__device__ __forceinline__ void prime(const Work<F>& work, const Step& step, uint4 (&ahead)[kAhead][1][2]) {
+  if (step.n > kTileTokens) {
+    stream_of<F, M, NT, kWideAhead<kAhead>>(work, step).prime(ahead);
+  } else if (step.n > 0) {
+    stream_of<F, M, 1, kAhead>(work, step).prime(ahead);
+  }
+}
+// One step, NT and kAhead its own; kMost and kMostAhead those of the kernel. Returns the next.
+template <Format F, Mode M, int NT, int kAhead, int kMost, int kMostAhead>
+__device__ __forceinline__ Step run_step_direct(const Work<F>& work, const Place& place, const Step& step,
+                                                uint4 (&ahead)[kMostAhead][1][2]) {
+  const int lane = threadIdx.x % 32;
   TokenRow tokens[NT];
 #pragma unroll
   for (int j = 0; j < NT; ++j) {
@@ -214,21 +229,24 @@ __device__ __forceinline__ void run_step_direct(const Work<F>& work, const Place
     tokens[j] = i < step.n ? row_of(work, place, step, i) : TokenRow{nullptr, 1.0F};
   }
   float sums[1][NT][kSums<M>] = {};
-  stream.run(tokens, {nullptr, 0}, lane, sums);
+  stream_of<F, M, NT, kAhead>(work, step).run(tokens, {nullptr, 0}, lane, ahead, sums);
+  const Step next = find_step<kMost>(work, step.item, step.begin + step.n, place.n_warps);
+  prime<F, M, kMost>(work, next, ahead);
   store_step<F, M, NT>(work, step, sums, place.parts);
+  return next;
 }
 template <Format F, Mode M, int NT, int kAhead>
 __device__ __forceinline__ void run_direct(const Work<F>& work, const Place& place, Step step) {
-  bool wait = place.wait;
-  for (; step.n > 0; step = find_step<NT>(work, step.item, step.begin + step.n, place.n_warps)) {
+  uint4 ahead[kAhead][1][2];
+  prime<F, M, NT>(work, step, ahead);
+  pdl_wait();
+  while (step.n > 0) {
     if (NT > 1 && step.n > kTileTokens) {
-      run_step_direct<F, M, NT, (kAhead > 3 ? 3 : kAhead)>(work, place, step, wait);
+      step = run_step_direct<F, M, NT, kWideAhead<kAhead>, NT>(work, place, step, ahead);
     } else {
-      run_step_direct<F, M, 1, kAhead>(work, place, step, wait);
+      step = run_step_direct<F, M, 1, kAhead, NT>(work, place, step, ahead);
     }
-    wait = false;
   }
-  if (wait) pdl_wait();
 }
 
 // ... or before, into shared memory.
@@ -245,7 +263,7 @@ __device__ __forceinline__ void run_staged(const Work<F>& work, const Place& pla
     return true;
   };
   WeightRing<F, 1, kAhead, decltype(next)> ring(place.warp_memory + place.stage_size, next);
-  if (place.wait) pdl_wait();
+  pdl_wait();
   for (; step.n > 0; step = find_step<NT>(work, step.item, step.begin + step.n, place.n_warps)) {
     const int first = first_chunk(work, step);
     const int mine = n_chunks(work, step);
@@ -278,13 +296,13 @@ __global__ void __launch_bounds__(kMostWarps * 32)
   char* warps = memory + block_tokens * p.k * segments.n * kTileRows * sizeof(float);
   Work<F> work{p, block_of(p, block_tokens, blockIdx.y), {}, segments, static_cast<int>(p.k) * segments.n, kSingle};
   pdl_launch();
-  // Weights and ids were there before the first kernel began: with one token only hidden has to be waited for.
+  // Weights and ids were there before the first kernel let this one begin: only hidden has to be waited for, once the
+  // first weights have been asked for.
   if constexpr (!kSingle) {
-    pdl_wait();
     if (p.ids != nullptr) work.groups = group_pairs(p, work.block, warps + n_warps * per_warp);
     work.n_items = (p.ids != nullptr ? work.groups.n_active : 1) * segments.n;
   }
-  const Place place{hidden, parts, warps + warp * per_warp, per_warp - kRingBytes<F, 1, kAhead>, n_warps, kSingle};
+  const Place place{hidden, parts, warps + warp * per_warp, per_warp - kRingBytes<F, 1, kAhead>, n_warps};
   const Step step = find_step<NT>(work, warp, 0, n_warps);
   if constexpr (kDirect<F, M>) {
     run_direct<F, M, NT, kAhead>(work, place, step);

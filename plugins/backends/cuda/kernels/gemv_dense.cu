@@ -119,7 +119,8 @@ __device__ __forceinline__ void run_direct(const Work<F, MT, NT>& work) {
     RowPair rows[MT];
     work.find_rows(tile, rows);
     DirectStream<F, M, MT, NT, kAhead> stream(rows, work.first, work.first + work.n_chunks);
-    stream.prime();
+    uint4 ahead[kAhead][MT][2];
+    stream.prime(ahead);
     if (!begun) work.begin();
     begun = true;
     TokenRow tokens[NT];
@@ -129,7 +130,7 @@ __device__ __forceinline__ void run_direct(const Work<F, MT, NT>& work) {
       tokens[j] = {token < work.n_tokens ? work.row_of(token).x : nullptr, 1.0F};
     }
     float sums[MT][NT][kSums<M>] = {};
-    stream.run(tokens, NormRow{}, lane, sums);  // more tokens than are normalised here
+    stream.run(tokens, NormRow{}, lane, ahead, sums);  // more tokens than are normalised here
     work.template end<M>(tile, set, sums);
   }
 }
@@ -211,11 +212,8 @@ __global__ void __launch_bounds__(kMaxWarps * 32, MT* NT == 1 ? 2 : 1)
 // How a number of tokens is treated: tiles, chunks ahead, and shared memory for converted activations.
 template <Format F, Mode M, int MT, int NT, int kAhead, bool kStaged>
 cudaError_t launch(const MatvecParams& p, int64_t most_stage_bytes, cudaStream_t stream) {
-  int device = 0;
   int multiprocessors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
+  if (const cudaError_t error = count_multiprocessors(&multiprocessors); error != cudaSuccess) return error;
   const int64_t warps = std::clamp<int64_t>((p.w.n_in + kWarpK - 1) / kWarpK, 1, kMaxWarps);
   const int64_t tiles = (p.w.n_out + MT * kTileRows - 1) / (MT * kTileRows);
   const int64_t token_blocks = (p.n + NT * kTileTokens - 1) / (NT * kTileTokens);

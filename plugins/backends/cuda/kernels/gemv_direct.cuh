@@ -10,8 +10,9 @@ namespace moe::cuda {
 template <Format F, Mode M>
 inline constexpr bool kDirect = (F == Format::kBF16 && M == Mode::kBf16) || (F == Format::kF16 && M == Mode::kF16);
 
-// Chunks [begin, end) of MT tiles of rows by NT tiles of tokens, the weights of kAhead chunks on their way at any time.
-// prime() may be called before the activations exist.
+// Chunks [begin, end) of MT tiles of rows by NT tiles of tokens, the weights of kAhead chunks on their way at any time,
+// in memory of the caller's: what one stream has used up the next one may prime. prime() may be called before the
+// activations exist.
 template <Format F, Mode M, int MT, int NT, int kAhead>
 class DirectStream {
  public:
@@ -20,32 +21,35 @@ class DirectStream {
     for (int m = 0; m < MT; ++m) rows_[m] = rows[m];
   }
 
-  __device__ __forceinline__ void prime() {
+  template <int kMost>
+  __device__ __forceinline__ void prime(uint4 (&ahead)[kMost][MT][2]) const {
+    static_assert(kAhead <= kMost);
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
-      if (begin_ + u < end_) load(begin_ + u, ahead_[u]);
+      if (begin_ + u < end_) load(begin_ + u, ahead[u]);
     }
   }
 
   // tokens: the lane's of each tile; x null: none, and it counts as zeros.
+  template <int kMost>
   __device__ __forceinline__ void run(const TokenRow (&tokens)[NT], const NormRow& norm, int lane,
-                                      float (&sums)[MT][NT][4]) {
+                                      uint4 (&ahead)[kMost][MT][2], float (&sums)[MT][NT][4]) const {
     for (int c = begin_; c < end_; c += kAhead) {
 #pragma unroll
       for (int u = 0; u < kAhead; ++u) {
         if (c + u >= end_) break;
-        multiply(ahead_[u], tokens, norm, c + u, lane, sums);
-        if (c + u + kAhead < end_) load(c + u + kAhead, ahead_[u]);
+        multiply(ahead[u], tokens, norm, c + u, lane, sums);
+        if (c + u + kAhead < end_) load(c + u + kAhead, ahead[u]);
       }
     }
   }
 
  private:
-  __device__ __forceinline__ void load(int chunk, uint4 (&to)[MT][2]) {
+  __device__ __forceinline__ void load(int chunk, uint4 (&to)[MT][2]) const {
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) to[m][i] = load_stream(rows_[m].w + (chunk * 4 + i * rows_[m].w_second));
+      for (int i = 0; i < 2; ++i) to[m][i] = load_stream(rows_[m].w + (chunk * 4 + i * rows_[m].w_second), policy_);
     }
   }
 
@@ -69,7 +73,7 @@ class DirectStream {
   RowPair rows_[MT];
   int begin_;
   int end_;
-  uint4 ahead_[kAhead][MT][2];
+  uint64_t policy_ = evict_first();
 };
 
 }  // namespace moe::cuda

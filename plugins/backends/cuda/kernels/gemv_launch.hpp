@@ -29,4 +29,10 @@ inline bool reads_in_place(const float* x, int64_t x_row, int64_t x_group, const
   return w.row == w.n_in && x_row % 4 == 0 && x_group % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;
 }
 
+inline cudaError_t count_multiprocessors(int* n) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error != cudaSuccess ? error : cudaDeviceGetAttribute(n, cudaDevAttrMultiProcessorCount, device);
+}
+
 }  // namespace moe::cuda

@@ -56,12 +56,20 @@ inline constexpr bool kScaled = F == Format::kI8 || F == Format::kI4 || F == For
 template <Format F>
 inline constexpr int kSlotBytes = kTileRows* kChunkBytes + (kScaled<F> ? kTileRows * 8 : 0);
 
+// How the second cache treats what is read once: it gives that up first. Otherwise weights push out what the next small
+// kernel needs, its code among it (seen on an H200, OLMoE, one token: 954 to 986 tokens/s).
+__device__ __forceinline__ uint64_t evict_first() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // Straight into registers, past the first cache, whole lines of the second.
-__device__ __forceinline__ uint4 load_stream(const uint4* p) {
+__device__ __forceinline__ uint4 load_stream(const uint4* p, uint64_t policy) {
   uint4 v;
-  asm("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm("ld.global.nc.L1::no_allocate.L2::cache_hint.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
       : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-      : "l"(p));
+      : "l"(p), "l"(policy));
   return v;
 }
 
@@ -74,13 +82,6 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
   }
 }
 
-// How the second cache treats what is read once: it gives that up first. Otherwise weights push out what the next small
-// kernel needs, its code among it (seen on an H200, OLMoE, one token: 954 to 986 tokens/s).
-__device__ __forceinline__ uint64_t evict_first() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
 template <int kBytes>
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, uint64_t policy) {
   if constexpr (kBytes == 16) {

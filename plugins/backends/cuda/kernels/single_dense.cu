@@ -1,20 +1,13 @@
 // A product with one row (single.hpp).
 #include <algorithm>
 
+#include "kernels/gemv_launch.hpp"
 #include "kernels/gemv_norm.cuh"
-#include "kernels/launch.hpp"
 #include "kernels/single.hpp"
 #include "kernels/single_rows.cuh"
 
 namespace moe::cuda {
 namespace single {
-
-cudaError_t count_multiprocessors(int* n) {
-  int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  return error != cudaSuccess ? error : cudaDeviceGetAttribute(n, cudaDevAttrMultiProcessorCount, device);
-}
-
 namespace {
 
 // What a row's sum is finished with, asked for before the product.

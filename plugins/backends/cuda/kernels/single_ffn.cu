@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "kernels/ffn_pairs.cuh"
-#include "kernels/launch.hpp"
+#include "kernels/gemv_launch.hpp"
 #include "kernels/single.hpp"
 #include "kernels/single_rows.cuh"
 

@@ -423,6 +423,4 @@ class RowStream {
   uint64_t policy_ = evict_first();
 };
 
-cudaError_t count_multiprocessors(int* n);
-
 }  // namespace moe::cuda::single
