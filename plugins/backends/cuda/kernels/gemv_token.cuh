@@ -58,28 +58,71 @@ __device__ __forceinline__ void token_pairs(float (&v)[8], int32_t activation, u
   }
 }
 
-// MOE_I8 of a group of 32 that a quad holds (moe/sdk/quant.hpp: quantize_activation, the same numbers). A
-// multiplication by the reciprocal decides all but those close to a tie, which are divided.
-__device__ __forceinline__ float token_bytes(const float (&v)[8], uint32_t (&out)[2]) {
-  uint32_t top = 0;
+// MOE_I8 of a group of 32 that neighbouring lanes hold, N values each (moe/sdk/quant.hpp: quantize_activation, the same
+// numbers). Products with reciprocals decide all but what is close to a tie or of extreme size, which is divided.
+template <int N>
+struct TokenBytes {
+  uint32_t words[N / 4];
+  float scale;
+  uint32_t top;  // the largest size, its bits
+  bool sure;
+};
+template <int N>
+__device__ __forceinline__ TokenBytes<N> near_bytes(const float (&v)[N]) {
+  constexpr float kWhole = 12582912.0F;  // added to a small float, it leaves the nearest integer in the last bits
+  constexpr float kPart = 1.0F / 127.0F;
+  TokenBytes<N> out;
+  out.top = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFU);
-  top = max(top, __shfl_xor_sync(kFullWarp, top, 1));
-  top = max(top, __shfl_xor_sync(kFullWarp, top, 2));
-  out[0] = out[1] = 0;
-  if (top >= 0x7F800000U) return __uint_as_float(0x7FC00000U);
-  const float scale = __fdiv_rn(__uint_as_float(top), 127.0F);
-  if (scale == 0.0F) return scale;
-  const float inverse = 1.0F / scale;
+  for (int i = 0; i < N; ++i) out.top = max(out.top, __float_as_uint(v[i]) & 0x7FFFFFFFU);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float near = v[i] * inverse;
-    float q = rintf(near);
-    if (!(fabsf(near - q) < 0.4995F)) q = rintf(__fdiv_rn(v[i], scale));
-    const int integer = static_cast<int>(fminf(fmaxf(q, -127.0F), 127.0F));
-    out[i / 4] |= (static_cast<uint32_t>(integer) & 0xFFU) << (i % 4 * 8);
+  for (int lane = 1; lane < 32 / N; lane *= 2) out.top = max(out.top, __shfl_xor_sync(kFullWarp, out.top, lane));
+  const float top = __uint_as_float(out.top);
+  out.sure = top > 0x1p-100F && top < 0x1p100F;
+  // As division rounds it: one step of Newton's from the rounded reciprocal.
+  const float near = top * kPart;
+  out.scale = fmaf(fmaf(-127.0F, near, top), kPart, near);
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(out.scale));
+  uint32_t q[N];
+  // v * inverse and v / scale differ by 4e-5 at most.
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const float shifted = fmaf(v[i], inverse, kWhole);
+    q[i] = __float_as_uint(shifted);
+    out.sure = out.sure && fabsf(fmaf(v[i], inverse, kWhole - shifted)) < 0.4999F;
   }
-  return scale;
+#pragma unroll
+  for (int i = 0; i < N; i += 4) {
+    out.words[i / 4] =
+        __byte_perm(__byte_perm(q[i], q[i + 1], 0x0040), __byte_perm(q[i + 2], q[i + 3], 0x0040), 0x5410);
+  }
+  return out;
+}
+// The same where near_bytes is not sure.
+template <int N>
+__device__ __forceinline__ void exact_bytes(const float (&v)[N], TokenBytes<N>& out) {
+#pragma unroll
+  for (int i = 0; i < N / 4; ++i) out.words[i] = 0;
+  out.scale = out.top >= 0x7F800000U ? __uint_as_float(0x7FC00000U) : __fdiv_rn(__uint_as_float(out.top), 127.0F);
+  if (!(out.scale > 0.0F)) return;
+#pragma unroll 1  // rare: little code matters
+  for (int i = 0; i < N; ++i) {
+    float one = v[0];
+#pragma unroll
+    for (int k = 1; k < N; ++k) one = i == k ? v[k] : one;
+    const int q = static_cast<int>(fminf(fmaxf(rintf(__fdiv_rn(one, out.scale)), -127.0F), 127.0F));
+#pragma unroll
+    for (int k = 0; k < N / 4; ++k) out.words[k] |= i / 4 == k ? (static_cast<uint32_t>(q) & 0xFFU) << (i % 4 * 8) : 0U;
+  }
+}
+template <int N>
+__device__ __forceinline__ float token_bytes(const float (&v)[N], uint32_t (&out)[N / 4]) {
+  TokenBytes<N> bytes = near_bytes(v);
+  if (!bytes.sure) exact_bytes(v, bytes);
+#pragma unroll
+  for (int i = 0; i < N / 4; ++i) out[i] = bytes.words[i];
+  return bytes.scale;
 }
 
 // Converted activations of a warp: blocks of 32 k (kF32: 16) of n_tokens tokens.
