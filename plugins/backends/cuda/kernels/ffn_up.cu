@@ -41,6 +41,7 @@ __device__ __forceinline__ Pairs find_pairs(const FfnParams& p, const Block& b, 
 // The index-th expert that has pairs, in ascending order; -1: there are not so many. By a warp.
 __device__ __forceinline__ int find_expert(const Pairs& pairs, int index) {
   const auto lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll 1
   for (int i = 0; i < pairs.n_words; ++i) {
     const unsigned word = pairs.mask[i];
     const int here = __popc(word);
@@ -122,8 +123,8 @@ struct Work {
     return {};
   }
   __device__ __forceinline__ Step after(const Step& step, int16_t* list) const {
-    if (step.left > 0) return find_step(step.tile, step.begin + step.n, list);
-    return find_step(step.tile + static_cast<int>(gridDim.x), 0, list);
+    const bool same = step.left > 0;
+    return find_step(same ? step.tile : step.tile + static_cast<int>(gridDim.x), same ? step.begin + step.n : 0, list);
   }
 };
 
@@ -219,10 +220,10 @@ __device__ __forceinline__ void prime(const Work& work, const Step& step, Ahead&
     stream_of<F, M, 1>(work, step).prime(ahead);
   }
 }
-// One step, NT its own; kMost that of the kernel. Returns the next.
+// A step's sums, NT its own.
 template <Format F, Mode M, int NT, int kMost>
-__device__ __forceinline__ Step run_step(const Work& work, const Hidden& hidden, const Step& step, int16_t* next_list,
-                                         Ahead& ahead, Shared& shared) {
+__device__ __forceinline__ void multiply_direct(const Work& work, const Step& step, Ahead& ahead,
+                                                float (&sums)[2][kMost][kSums<M>]) {
   const int lane = threadIdx.x % 32;
   TokenRow tokens[NT];
 #pragma unroll
@@ -230,24 +231,36 @@ __device__ __forceinline__ Step run_step(const Work& work, const Hidden& hidden,
     const int i = j * kTileTokens + lane / 4;
     tokens[j] = i < step.n ? row_of(work, step, i) : TokenRow{nullptr, 1.0F};
   }
-  float sums[2][NT][kSums<M>] = {};
-  stream_of<F, M, NT>(work, step).run(tokens, {nullptr, 0}, lane, ahead, sums);
-  const Step next = work.after(step, next_list);
-  prime<F, M, kMost>(work, next, ahead);
-  store_step<M, NT>(work, hidden, step, sums, shared);
-  return next;
+  float of_step[2][NT][kSums<M>] = {};
+  stream_of<F, M, NT>(work, step).run(tokens, {nullptr, 0}, lane, ahead, of_step);
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int j = 0; j < NT; ++j) {
+#pragma unroll
+      for (int i = 0; i < kSums<M>; ++i) sums[m][j][i] = of_step[m][j][i];
+    }
+  }
 }
+// All is there once: of one token this code runs hardly more often.
 template <Format F, Mode M, int NT>
 __device__ __forceinline__ void run_direct(const Work& work, const Hidden& hidden, Shared& shared) {
   int16_t(*lists)[kMostTiles * kTileTokens] = shared.lists[threadIdx.x / 32];
   Ahead ahead;
-  Step step = work.find_step(static_cast<int>(blockIdx.x), 0, lists[0]);
-  prime<F, M, NT>(work, step, ahead);
-  for (int list = 1; step.n > 0; list ^= 1) {
+  float sums[2][NT][kSums<M>] = {};
+  Step step{};  // nothing, before the first
+  step.tile = static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x);
+#pragma unroll 1
+  for (int list = 0;; list ^= 1) {
+    const Step next = work.after(step, lists[list]);
+    prime<F, M, NT>(work, next, ahead);
+    if (step.n > 0) store_step<M, NT>(work, hidden, step, sums, shared);
+    step = next;
+    if (step.n == 0) return;
     if (NT > 1 && step.n > kTileTokens) {
-      step = run_step<F, M, NT, NT>(work, hidden, step, lists[list], ahead, shared);
+      multiply_direct<F, M, NT>(work, step, ahead, sums);
     } else {
-      step = run_step<F, M, 1, NT>(work, hidden, step, lists[list], ahead, shared);
+      multiply_direct<F, M, 1>(work, step, ahead, sums);
     }
   }
 }
