@@ -7,9 +7,8 @@
 
 namespace moe::cuda {
 
-// Whether the shape is for launch_single: one row, p.single, weights of floats with
-// activations of their own type or of f32 (kF8: MOE_BF16), MOE_I8 with kI8 and kI4. x must be as the products read it
-// (reads_in_place).
+// Whether the shape is for launch_single: one row, p.single, weights of floats with activations of their own type or of
+// f32 (kF8: MOE_BF16), MOE_I8 with kI8 and kI4. x must be as the products read it (reads_in_place).
 bool single_fits(const MatvecParams& p);
 cudaError_t launch_single(const MatvecParams& p, cudaStream_t stream);
 
@@ -17,5 +16,13 @@ cudaError_t launch_single(const MatvecParams& p, cudaStream_t stream);
 bool single_fits(const FfnParams& p);
 cudaError_t launch_single_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
 cudaError_t launch_single_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
+
+// What those call where weights are integers.
+namespace single {
+inline bool are_ints(Format format) { return format == Format::kI8 || format == Format::kI4; }
+bool ints_fit(const FfnParams& p);
+cudaError_t launch_ints_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
+cudaError_t launch_ints_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
+}  // namespace single
 
 }  // namespace moe::cuda

@@ -4,6 +4,7 @@
 #include "kernels/gemv_launch.hpp"
 #include "kernels/gemv_norm.cuh"
 #include "kernels/single.hpp"
+#include "kernels/single_ints.cuh"
 #include "kernels/single_rows.cuh"
 
 namespace moe::cuda {
@@ -31,6 +32,7 @@ __device__ __forceinline__ void store(const MatvecParams& p, int group, int o, c
 
 // What x is multiplied by, 1 / sqrt(mean(x^2) + eps): the same bits as those of find_norms, for one token with
 // a barrier less and in less code. sums [kWarps].
+template <int kWarps>
 __device__ __forceinline__ float find_norm(const MatvecParams& p, float* sums) {
   float sum = 0.0F;
 #pragma unroll 1
@@ -48,6 +50,7 @@ __device__ __forceinline__ float find_norm(const MatvecParams& p, float* sums) {
 }
 
 // The normalised row: each block writes a part of it.
+template <int kWarps>
 __device__ __forceinline__ void store_normed(const MatvecParams& p, float factor) {
   const int step = static_cast<int>(gridDim.x) * kWarps * 32;
 #pragma unroll 1
@@ -80,8 +83,8 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
   filling.ask(p.x + group * p.x_group);
   float factor = 1.0F;
   if (p.norm_weight != nullptr) {
-    factor = find_norm(p, sums);
-    if (p.normed != nullptr) store_normed(p, factor);
+    factor = find_norm<kWarps>(p, sums);
+    if (p.normed != nullptr) store_normed<kWarps>(p, factor);
   }
   char* staged = memory + kWarps * kRingBytes<F>;
   filling.finish(staged, factor, p.activation);
@@ -95,8 +98,93 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
   }
 }
 
+template <int R>
+constexpr int kIntPlaces = 4 / R;  // of a warp's ring
+
+// The same for weights of integers. A block takes neighbouring rows, a warp R at a time.
+template <Format F, int R>
+__global__ void __launch_bounds__(kIntWarps * 32)
+    int_dense_kernel(const __grid_constant__ MatvecParams p, const Parts parts) {
+  extern __shared__ __align__(128) char memory[];
+  __shared__ float sums[kIntWarps];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const auto group = static_cast<int>(blockIdx.y);
+  const auto row = static_cast<int>(p.w.row);
+  const int first = part_begin(parts, static_cast<int>(blockIdx.x)) + warp;
+  const int end = part_begin(parts, static_cast<int>(blockIdx.x) + 1);
+  const auto find = [&](int i, Slice& slice) {
+    const int t = first + i * kIntWarps;
+    if (t >= end) return false;
+    slice = slice_of<F>(p.w, static_cast<uint32_t>(group * static_cast<int>(p.w.n_out) + t * R));
+    return true;
+  };
+  const int ring_bytes = kIntPlaces<R> * R * (row_bytes_of(F, row) + row / 16);
+  IntFilling<4, 1> filling({p.norm_weight, static_cast<int>(p.w.n_in)}, row, warp, kIntWarps);
+  SliceStream<F, R, kIntPlaces<R>, decltype(find)> stream(memory + warp * ring_bytes, row, find);
+  stream.ask(0, kIntPlaces<R>);
+  pdl_launch();
+  pdl_wait();
+  filling.ask(p.x + group * p.x_group);
+  float factor = 1.0F;
+  if (p.norm_weight != nullptr) {
+    factor = find_norm<kIntWarps>(p, sums);
+    if (p.normed != nullptr) store_normed<kIntWarps>(p, factor);
+  }
+  char* stage = memory + kIntWarps * ring_bytes;
+  filling.finish(stage, factor);
+  __syncthreads();
+  const int n_segments = segments_of<F>(row);
+  IntPart<F> part;
+  if (n_segments == 1) part.load(stage, row, 0);
+#pragma unroll 1
+  for (int t = first; t < end; t += kIntWarps) {
+    const int o = t * R + lane / (32 / R);
+    const Finish finish = ask_finish(p, group, o);
+    const char* rows = stream.take();
+    float products[R] = {};
+#pragma unroll 1
+    for (int segment = 0; segment < n_segments; ++segment) {
+      if (n_segments > 1) part.load(stage, row, segment);
+      multiply<F, R>(rows, row, part, segment, products);
+    }
+    stream.give_back();
+    const float y = warp_sums(products);
+    if (lane % (32 / R) == 0) store(p, group, o, finish, y);
+  }
+}
+
 // Of converted activations.
 constexpr int64_t kMostStageBytes = 48 * 1024;
+
+// Rows of integers that a warp takes at a time: where there are few, one, so that all warps have some (slices lie on 16
+// bytes, with their scales).
+int rows_at_once(const MatvecParams& p, int64_t blocks) {
+  constexpr int kManyRows = 8;  // of a warp
+  return p.w.n_out >= blocks * kIntWarps * kManyRows || p.w.row % 256 != 0 ? 2 : 1;
+}
+int int_bytes(const MatvecParams& p) {
+  return std::max(kLeastBytes, kIntWarps * slice_bytes(p.w, kIntPlaces<1>) + int_stage_bytes(p.w.row));
+}
+bool dense_ints_fit(const MatvecParams& p) {
+  constexpr int64_t kMostRow = 32768;
+  return p.activation == MOE_I8 && p.w.row % 128 == 0 && p.w.row <= kMostRow && p.w.n_out % 2 == 0 &&
+         int_bytes(p) <= kMostBytes;
+}
+template <Format F, int R>
+cudaError_t launch_ints(const MatvecParams& p, int64_t blocks, cudaStream_t stream) {
+  const LaunchShape shape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.w.n_groups)), kIntWarps * 32,
+                          static_cast<size_t>(int_bytes(p)), p.pdl};
+  return launch_kernel(int_dense_kernel<F, R>, shape, stream, p, parts_of(p.w.n_out / R, blocks));
+}
+cudaError_t launch_ints(const MatvecParams& p, cudaStream_t stream) {
+  int multiprocessors = 0;
+  if (const cudaError_t error = count_multiprocessors(&multiprocessors); error != cudaSuccess) return error;
+  const int64_t blocks = std::clamp<int64_t>(multiprocessors / p.w.n_groups, 1, p.w.n_out / 2);
+  return with_ints(p.w.format, [&]<Format F>() {
+    return rows_at_once(p, blocks) == 2 ? launch_ints<F, 2>(p, blocks, stream) : launch_ints<F, 1>(p, blocks, stream);
+  });
+}
 
 template <Format F, Mode M>
 cudaError_t launch(const MatvecParams& p, cudaStream_t stream) {
@@ -112,7 +200,8 @@ cudaError_t launch(const MatvecParams& p, cudaStream_t stream) {
 }  // namespace single
 
 bool single_fits(const MatvecParams& p) {
-  if (!p.single || p.n != 1 || p.w.n_in == 0) return false;
+  if (!p.single || p.n != 1 || p.w.n_in == 0 || p.w.n_groups * p.w.n_out > INT32_MAX) return false;
+  if (single::are_ints(p.w.format)) return single::dense_ints_fit(p);
   bool fits = false;
   with_product(p.w.format, p.activation, [&]<Format F, Mode M>() {
     fits = single::kFits<F, M> && single::activation_bytes<F, M>(p.w.row) <= single::kMostStageBytes;
@@ -122,6 +211,7 @@ bool single_fits(const MatvecParams& p) {
 }
 
 cudaError_t launch_single(const MatvecParams& p, cudaStream_t stream) {
+  if (single::are_ints(p.w.format)) return single::launch_ints(p, stream);
   return with_product(p.w.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
     if constexpr (single::kFits<F, M>) return single::launch<F, M>(p, stream);
     return cudaErrorNotSupported;

@@ -182,6 +182,8 @@ bool single_fits(const FfnParams& p) {
   using namespace single;
   if (!p.single || p.n != 1 || p.k < 1 || p.k > kMostPairs || p.gate.format != p.down.format) return false;
   if (p.gate.n_in == 0 || p.down.n_in == 0 || p.k * p.down.row > int64_t{1} << 30) return false;
+  if (p.gate.n_groups * std::max(p.gate.n_out, p.down.n_out) > INT32_MAX) return false;
+  if (are_ints(p.gate.format)) return ints_fit(p);
   bool fits = false;
   with_product(p.gate.format, p.activation, [&]<Format F, Mode M>() {
     fits = kFits<F, M> && up_stage<F, M>(p) <= kMostStageBytes && down_stage<F, M>(p) <= kMostStageBytes;
@@ -191,6 +193,7 @@ bool single_fits(const FfnParams& p) {
 }
 
 cudaError_t launch_single_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
+  if (single::are_ints(p.gate.format)) return single::launch_ints_up(p, hidden, stream);
   return with_product(p.gate.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
     if constexpr (single::kFits<F, M>) {
       return single::launch(single::up_kernel<F, M>, p, hidden, p.k * p.gate.n_out, single::kRingBytes<F>,
@@ -201,6 +204,7 @@ cudaError_t launch_single_up(const FfnParams& p, const Hidden& hidden, cudaStrea
 }
 
 cudaError_t launch_single_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
+  if (single::are_ints(p.gate.format)) return single::launch_ints_down(p, hidden, stream);
   return with_product(p.down.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
     if constexpr (single::kFits<F, M>) {
       return single::launch(single::down_kernel<F, M>, p, hidden, p.down.n_out, single::kRingBytes<F>,

@@ -1,4 +1,4 @@
-// How a warp multiplies rows of a weight with one token's activations. Lane by lane the rows come through a ring in
+// How a warp multiplies rows of floats with one token's activations. Lane by lane the rows come through a ring in
 // shared memory by asynchronous copies, each lane's units of 16 bytes in places of its own, so that nobody waits for
 // anybody else; the lanes' sums are added up at the end of a row. The first parts do not depend on activations: a
 // kernel asks for them before the one before it is through. (Seen on an H200: 4.3 TB/s of 4.6; loads into registers
@@ -11,25 +11,18 @@
 namespace moe::cuda::single {
 
 inline constexpr int kWarps = 16;
-template <Format F>
-inline constexpr int kUnits = F == Format::kI4 ? 2 : 4;  // of a part, a lane
-template <Format F>
-inline constexpr int kPartUnits = kUnits<F> * 32;
+inline constexpr int kUnits = 4;  // of a part, a lane
+inline constexpr int kPartUnits = kUnits * 32;
 // Parts of a ring: so many that a multiprocessor has no room for two such blocks. With less the next kernel's blocks
 // crowd on those that are through first (seen: OLMoE's experts in 37 us instead of 29).
 template <Format F>
-inline constexpr int kParts = F == Format::kI4 ? 5
-                              : kScaled<F>     ? 3
-                                               : 4;
-// Bytes of a unit's scales: two f16 (kI8), four (kI4), an f32 (kF8).
+inline constexpr int kParts = kScaled<F> ? 3 : 4;
+// Bytes of a unit's scale: an f32 (kF8).
 template <Format F>
-inline constexpr int kUnitScale = F == Format::kI4 ? 8
-                                  : kScaled<F>     ? 4
-                                                   : 0;
+inline constexpr int kUnitScale = kScaled<F> ? 4 : 0;
+inline constexpr int kScaleUnits = 8;  // that share a scale
 template <Format F>
-inline constexpr int kScaleUnits = F == Format::kF8 ? 8 : 4;  // that share scales
-template <Format F>
-inline constexpr int kSlotBytes = kPartUnits<F>*(16 + kUnitScale<F>);
+inline constexpr int kSlotBytes = kPartUnits*(16 + kUnitScale<F>);
 template <Format F>
 inline constexpr int kRingBytes = kParts<F>* kSlotBytes<F>;
 
@@ -37,8 +30,7 @@ template <Format F, Mode M>
 inline constexpr bool kFits = (F == Format::kF32 && M == Mode::kFma) ||
                               (F == Format::kBF16 && (M == Mode::kBf16 || M == Mode::kSplit)) ||
                               (F == Format::kF16 && (M == Mode::kF16 || M == Mode::kSplit)) ||
-                              (F == Format::kF8 && M == Mode::kBf16) ||
-                              ((F == Format::kI8 || F == Format::kI4) && M == Mode::kI8);
+                              (F == Format::kF8 && M == Mode::kBf16);
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -46,11 +38,6 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 __device__ __forceinline__ uint4 load_shared16(uint32_t at) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
-  return v;
-}
-__device__ __forceinline__ uint2 load_shared8(uint32_t at) {
-  uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
   return v;
 }
 __device__ __forceinline__ uint32_t load_shared4(uint32_t at) {
@@ -61,37 +48,24 @@ __device__ __forceinline__ uint32_t load_shared4(uint32_t at) {
 
 // --- activations
 
-// One token's in shared memory, in the order of the weight's units:
-//   floats         16 bytes a unit: f32 with kF32, else 16-bit; kF8 and kSplit (f32 with 16-bit weights): two planes of
-//                  16 bytes a unit
-//   integers       kI8: 16 bytes a unit; kI4: two planes of 16 bytes a unit; then f32 scales, one for 32 k; kI4: then
-//                  -8 * scale * the sum of the 32, since its weights are stored with 8 added
+// One token's in shared memory, in the order of the weight's units: 16 bytes a unit, f32 with kF32, else 16-bit; kF8
+// and kSplit (f32 with 16-bit weights): two planes of 16 bytes a unit.
 struct Activations {
   uint32_t data;  // shared addresses
   uint32_t second;
-  uint32_t scales;
-  uint32_t sums;
 };
 
 template <Format F, Mode M>
-inline constexpr int kPlanes = F == Format::kI4 || F == Format::kF8 || M == Mode::kSplit ? 2 : 1;
+inline constexpr int kPlanes = F == Format::kF8 || M == Mode::kSplit ? 2 : 1;
 
 template <Format F, Mode M>
 constexpr int64_t activation_bytes(int64_t row) {
-  const int64_t units = row / kChunk<F> * 4;
-  const int64_t blocks = row / 32;
-  const int64_t scales = F == Format::kI8 ? blocks * 4 : F == Format::kI4 ? blocks * 8 : 0;
-  return (units * 16 * kPlanes<F, M> + scales + 15) / 16 * 16;
+  return row / kChunk<F> * 4 * 16 * kPlanes<F, M>;
 }
 template <Format F, Mode M>
 __device__ __forceinline__ Activations activations_at(const char* memory, int row) {
-  const int units = row / kChunk<F> * 4;
-  Activations x{};
-  x.data = shared_address(memory);
-  x.second = x.data + units * 16;
-  x.scales = x.data + units * 16 * kPlanes<F, M>;
-  x.sums = x.scales + row / 32 * 4;
-  return x;
+  const uint32_t data = shared_address(memory);
+  return {data, data + row / kChunk<F> * 4 * 16};
 }
 
 // Converts a row of them by `n_warps` warps, of which this is `warp`. In steps, so that a warp can ask for what it
@@ -124,7 +98,6 @@ class Filling {
 
  private:
   static constexpr int kStep = 8;  // blocks of a warp: a quad has one
-  static constexpr int kSecond = F == Format::kI4 ? 16 : 4;
 
   [[nodiscard]] __device__ __forceinline__ int blocks() const { return units_ / 4 * kBlocks<F>; }
   [[nodiscard]] static __device__ __forceinline__ int block_of(int base) {
@@ -134,13 +107,13 @@ class Filling {
     const float* from = x_ + first_of_block<F>(block_of(base), static_cast<int>(threadIdx.x) % 4);
     if (block_of(base) >= blocks()) return;
     row_[0] = *reinterpret_cast<const float4*>(from);
-    if constexpr (F != Format::kF32) row_[1] = *reinterpret_cast<const float4*>(from + kSecond);
+    if constexpr (F != Format::kF32) row_[1] = *reinterpret_cast<const float4*>(from + 4);
   }
   __device__ __forceinline__ void ask_norm(int base) {
     const int first = first_of_block<F>(block_of(base), static_cast<int>(threadIdx.x) % 4);
     if (block_of(base) >= blocks()) return;
     weights_[0] = load_norm(norm_, first);
-    if constexpr (F != Format::kF32) weights_[1] = load_norm(norm_, first + kSecond);
+    if constexpr (F != Format::kF32) weights_[1] = load_norm(norm_, first + 4);
   }
 
   __device__ __forceinline__ void put(char* memory, int block, float factor, int32_t activation) const {
@@ -153,21 +126,7 @@ class Filling {
       hi = product(hi, weights_[1]);
     }
     float v[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
-    if constexpr (M == Mode::kI8) {
-      uint32_t words[2];
-      const float scale = token_bytes(v, words);
-      int sum = __dp4a(static_cast<int>(words[0]), 0x01010101, __dp4a(static_cast<int>(words[1]), 0x01010101, 0));
-      if constexpr (F == Format::kI4) {
-        sum += __shfl_xor_sync(kFullWarp, sum, 1);
-        sum += __shfl_xor_sync(kFullWarp, sum, 2);
-      }
-      if (block >= blocks()) return;
-      *reinterpret_cast<uint2*>(memory + (b / 2 * units_ + unit) * 16 + b % 2 * 8) = make_uint2(words[0], words[1]);
-      if (threadIdx.x % 4 != 0) return;
-      auto* scales = reinterpret_cast<float*>(memory + units_ * 16 * kPlanes<F, M>);
-      scales[block] = scale;
-      if constexpr (F == Format::kI4) scales[blocks() + block] = -8.0F * scale * static_cast<float>(sum);
-    } else if constexpr (M == Mode::kFma || M == Mode::kSplit) {
+    if constexpr (M == Mode::kFma || M == Mode::kSplit) {
       if (block >= blocks()) return;
 #pragma unroll
       for (int half = 0; half < kPlanes<F, M>; ++half) {
@@ -220,15 +179,6 @@ __device__ __forceinline__ float add_products_f8(uint32_t two, uint32_t b, float
   const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3);
   return fmaf(from_f16_bits(h.y), high_bf16(b), fmaf(from_f16_bits(h.x), low_bf16(b), sum));
 }
-// Four integers of half a byte, with 8 added.
-__device__ __forceinline__ int add_products_i4(uint32_t w, uint32_t x, int sum) {
-  int out;
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(out) : "r"(w), "r"(x), "r"(sum));
-  return out;
-}
-__device__ __forceinline__ float2 two_halfs(uint32_t v) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&v));
-}
 
 // The sum with the products of a unit of the weight, number `unit` of its row; `at` is where the ring holds it, `scale`
 // where its scales are.
@@ -252,7 +202,7 @@ __device__ __forceinline__ float add_unit(uint32_t at, uint32_t scale, const Act
     sum = add_products<F>(w.y, v.y, sum);
     sum = add_products<F>(w.z, v.z, sum);
     return add_products<F>(w.w, v.w, sum);
-  } else if constexpr (F == Format::kF8) {
+  } else {
     const uint4 u = load_shared16(x.second + unit * 16);
     float part = add_products_f8(w.x & 0xFFFFU, v.x, 0.0F);
     part = add_products_f8(w.x >> 16, v.y, part);
@@ -263,34 +213,6 @@ __device__ __forceinline__ float add_unit(uint32_t at, uint32_t scale, const Act
     part = add_products_f8(w.w & 0xFFFFU, u.z, part);
     part = add_products_f8(w.w >> 16, u.w, part);
     return fmaf(part, __uint_as_float(load_shared4(scale)), sum);
-  } else if constexpr (F == Format::kI8) {
-    const float2 ws = two_halfs(load_shared4(scale));
-    const uint2 xs = load_shared8(x.scales + unit / 4 * 8);
-    const int a =
-        __dp4a(static_cast<int>(w.x), static_cast<int>(v.x), __dp4a(static_cast<int>(w.y), static_cast<int>(v.y), 0));
-    const int b =
-        __dp4a(static_cast<int>(w.z), static_cast<int>(v.z), __dp4a(static_cast<int>(w.w), static_cast<int>(v.w), 0));
-    sum = fmaf(static_cast<float>(a), ws.x * __uint_as_float(xs.x), sum);
-    return fmaf(static_cast<float>(b), ws.y * __uint_as_float(xs.y), sum);
-  } else {
-    constexpr uint32_t kLow = 0x0F0F0F0FU;
-    const uint4 u = load_shared16(x.second + unit * 16);
-    const uint2 halfs = load_shared8(scale);
-    const float2 ws01 = two_halfs(halfs.x);
-    const float2 ws23 = two_halfs(halfs.y);
-    const uint4 xs = load_shared16(x.scales + unit / 4 * 16);
-    const int a = add_products_i4(w.x & kLow, v.x, add_products_i4(w.x >> 4 & kLow, v.y, 0));
-    const int b = add_products_i4(w.y & kLow, v.z, add_products_i4(w.y >> 4 & kLow, v.w, 0));
-    const int c = add_products_i4(w.z & kLow, u.x, add_products_i4(w.z >> 4 & kLow, u.y, 0));
-    const int d = add_products_i4(w.w & kLow, u.z, add_products_i4(w.w >> 4 & kLow, u.w, 0));
-    sum = fmaf(static_cast<float>(a), ws01.x * __uint_as_float(xs.x), sum);
-    sum = fmaf(static_cast<float>(b), ws01.y * __uint_as_float(xs.y), sum);
-    sum = fmaf(static_cast<float>(c), ws23.x * __uint_as_float(xs.z), sum);
-    sum = fmaf(static_cast<float>(d), ws23.y * __uint_as_float(xs.w), sum);
-    // What was added to the weights: one of the chunk's four blocks a lane.
-    const uint32_t two = unit % 4 < 2 ? halfs.x : halfs.y;
-    return fmaf(from_f16_bits(static_cast<uint16_t>(unit % 2 == 0 ? two : two >> 16)),
-                __uint_as_float(load_shared4(x.sums + unit * 4)), sum);
   }
 }
 
@@ -306,9 +228,6 @@ __device__ __forceinline__ WeightRow group_of(const WeightView& w, int group) {
   constexpr int kBits = static_cast<int>(element_bits(F));
   const int64_t at = group * w.n_out;
   WeightRow r{static_cast<const char*>(w.data) + at * (w.row * kBits / 8), nullptr};
-  if constexpr (F == Format::kI8 || F == Format::kI4) {
-    r.scales = static_cast<const char*>(w.scales) + at * (w.row / kQuantScale) * 2;
-  }
   if constexpr (F == Format::kF8) {
     const int64_t blocks = (w.n_in + kF8Block - 1) / kF8Block;
     const int64_t block_rows = (w.n_out + kF8Block - 1) / kF8Block;
@@ -321,8 +240,6 @@ __device__ __forceinline__ WeightRow row_of(const WeightRow& group, const Weight
   constexpr int kBits = static_cast<int>(element_bits(F));
   const auto elements = static_cast<int>(w.row);
   WeightRow r{group.data + static_cast<int64_t>(row) * (elements / 8 * kBits), nullptr};
-  if constexpr (F == Format::kI8 || F == Format::kI4)
-    r.scales = group.scales + static_cast<int64_t>(row) * (elements / 16);
   if constexpr (F == Format::kF8) r.scales = group.scales + static_cast<int64_t>(row / 128) * (elements / 32);
   return r;
 }
@@ -336,7 +253,7 @@ class RowStream {
   __device__ __forceinline__ RowStream(char* memory, const WeightView& w, const Next& next)
       : next_(next), n_units_(static_cast<int>(w.row) / kChunk<F> * 4) {
     begin_ = shared_address(memory) + threadIdx.x % 32 * 16;
-    scales_ = shared_address(memory) + kPartUnits<F> * 16 + threadIdx.x % 32 * kUnitScale<F> - begin_;
+    scales_ = shared_address(memory) + kPartUnits * 16 + threadIdx.x % 32 * kUnitScale<F> - begin_;
     find_row();
 #pragma unroll 1
     for (int i = 0; i < kParts<F>; ++i) ask(begin_ + i * kSlotBytes<F>);
@@ -346,31 +263,31 @@ class RowStream {
   // The lane's part of the product of the next row with one token's activations.
   __device__ __forceinline__ float multiply(const Activations& x) {
     __syncwarp();  // one lane may have stored a result: without this it would go through the loop by itself
-    float sums[kUnits<F>] = {};
+    float sums[kUnits] = {};
     int unit = threadIdx.x % 32;
     int left = n_units_;
-    for (; left >= kPartUnits<F>; left -= kPartUnits<F>, unit += kPartUnits<F>) {
+    for (; left >= kPartUnits; left -= kPartUnits, unit += kPartUnits) {
       wait_copies<kParts<F> - 1>();
 #pragma unroll
-      for (int u = 0; u < kUnits<F>; ++u) add(u, unit, x, sums);
+      for (int u = 0; u < kUnits; ++u) add(u, unit, x, sums);
       advance();
     }
     if (left > 0) {
       wait_copies<kParts<F> - 1>();
 #pragma unroll
-      for (int u = 0; u < kUnits<F>; ++u) {
+      for (int u = 0; u < kUnits; ++u) {
         if (static_cast<int>(threadIdx.x) % 32 + 32 * u < left) add(u, unit, x, sums);
       }
       advance();
     }
     float sum = sums[0];
 #pragma unroll
-    for (int u = 1; u < kUnits<F>; ++u) sum += sums[u];
+    for (int u = 1; u < kUnits; ++u) sum += sums[u];
     return sum;
   }
 
  private:
-  __device__ __forceinline__ void add(int u, int unit, const Activations& x, float (&sums)[kUnits<F>]) const {
+  __device__ __forceinline__ void add(int u, int unit, const Activations& x, float (&sums)[kUnits]) const {
     sums[u] = add_unit<F, M>(slot_ + u * 512, slot_ + scales_ + u * 32 * kUnitScale<F>, x, unit + 32 * u, sums[u]);
   }
   __device__ __forceinline__ void advance() {
@@ -384,31 +301,31 @@ class RowStream {
     if (!next_(row)) return;
     left_ = n_units_;
     from_ = reinterpret_cast<const uint4*>(row.data) + threadIdx.x % 32;
-    if constexpr (kScaled<F>) scale_from_ = row.scales + threadIdx.x % 32 / kScaleUnits<F> * kUnitScale<F>;
+    if constexpr (kScaled<F>) scale_from_ = row.scales + threadIdx.x % 32 / kScaleUnits * kUnitScale<F>;
   }
   __device__ __forceinline__ void copy(uint32_t slot, int u) const {
     copy_async<16>(slot + u * 512, from_ + 32 * u, policy_);
     if constexpr (kScaled<F>) {
       copy_async<kUnitScale<F>>(slot + scales_ + u * 32 * kUnitScale<F>,
-                                scale_from_ + u * (32 / kScaleUnits<F>)*kUnitScale<F>, policy_);
+                                scale_from_ + u * (32 / kScaleUnits) * kUnitScale<F>, policy_);
     }
   }
   // Asks for the next part.
   __device__ __forceinline__ void ask(uint32_t slot) {
-    if (left_ >= kPartUnits<F>) {
+    if (left_ >= kPartUnits) {
 #pragma unroll
-      for (int u = 0; u < kUnits<F>; ++u) copy(slot, u);
+      for (int u = 0; u < kUnits; ++u) copy(slot, u);
     } else if (left_ > 0) {
 #pragma unroll
-      for (int u = 0; u < kUnits<F>; ++u) {
+      for (int u = 0; u < kUnits; ++u) {
         if (static_cast<int>(threadIdx.x) % 32 + 32 * u < left_) copy(slot, u);
       }
     }
     commit_copies();  // an empty group counts, too
     if (left_ <= 0) return;
-    left_ -= kPartUnits<F>;
-    from_ += kPartUnits<F>;
-    if constexpr (kScaled<F>) scale_from_ += kPartUnits<F> / kScaleUnits<F> * kUnitScale<F>;
+    left_ -= kPartUnits;
+    from_ += kPartUnits;
+    if constexpr (kScaled<F>) scale_from_ += kPartUnits / kScaleUnits * kUnitScale<F>;
     if (left_ <= 0) find_row();
   }
 

@@ -1,0 +1,229 @@
+// The experts of one token (single.hpp) with weights of integers.
+#include <algorithm>
+
+#include "kernels/gemv_launch.hpp"
+#include "kernels/single.hpp"
+#include "kernels/single_ints.cuh"
+#include "kernels/single_pairs.cuh"
+
+namespace moe::cuda {
+namespace single {
+namespace {
+
+// Rows that a warp takes together, and how many times as many are on their way to it. (With more on their way the first
+// ones come later: 110 KB a multiprocessor instead of 74 took int4's first product from 6.8 to 7.1 us.)
+constexpr int kUpRows = 2;
+constexpr int kDownRows = 4;
+constexpr int kPlaces = 2;
+
+// A block takes neighbouring rows of gate and of up over all experts. Shared memory: rings, the token's activations.
+template <Format F>
+__global__ void __launch_bounds__(kIntWarps * 32)
+    up_kernel(const __grid_constant__ FfnParams p, const Hidden hidden, const Parts parts, const Divider per_expert) {
+  extern __shared__ __align__(128) char memory[];
+  __shared__ Pair pairs_of[kIntWarps][kMostPairs];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const auto row = static_cast<int>(p.gate.row);
+  const auto width = static_cast<int>(p.gate.n_out);
+  const bool both = p.up.data != nullptr;
+  Pair* pairs = pairs_of[warp];
+  pdl_wait();
+  pdl_launch();  // only now: the next kernel takes it that the ids are there
+  IntFilling<4, 1> filling({nullptr, 0}, row, warp, kIntWarps);
+  filling.ask(p.x);
+  const int n = find_pairs(p, pairs, nullptr);
+  if (n == 0) return;
+  const int first = part_begin(parts, static_cast<int>(blockIdx.x)) + warp;
+  const int end = min(part_begin(parts, static_cast<int>(blockIdx.x) + 1), n * static_cast<int>(per_expert.by));
+  const auto row_of = [per_expert](int t, int at) { return (t - at * static_cast<int>(per_expert.by)) * kUpRows; };
+  const auto find = [&](int i, Slice& slice) {
+    const int t = first + (both ? i / 2 : i) * kIntWarps;
+    if (t >= end) return false;
+    const int at = divided(t, per_expert);
+    slice = slice_of<F>(both && i % 2 != 0 ? p.up : p.gate,
+                        static_cast<uint32_t>(pairs[at].expert * width + row_of(t, at)));
+    return true;
+  };
+  const int ring_bytes = kPlaces * kUpRows * (row_bytes_of(F, row) + row / 16);
+  SliceStream<F, kUpRows, kPlaces, decltype(find)> stream(memory + warp * ring_bytes, row, find);
+  stream.ask(0, 1);
+  char* stage = memory + kIntWarps * ring_bytes;
+  filling.finish(stage, 1.0F);
+  stream.ask(1, kPlaces);
+  __syncthreads();
+  const int n_segments = segments_of<F>(row);
+  IntPart<F> part;
+  if (n_segments == 1) part.load(stage, row, 0);
+#pragma unroll 1
+  for (int t = first; t < end; t += kIntWarps) {
+    float sums[2 * kUpRows] = {};  // of gate, of up
+#pragma unroll 1
+    for (int of_up = 0; of_up <= (both ? 1 : 0); ++of_up) {
+      const char* rows = stream.take();
+      float one[kUpRows] = {};
+#pragma unroll 1
+      for (int segment = 0; segment < n_segments; ++segment) {
+        if (n_segments > 1) part.load(stage, row, segment);
+        multiply<F, kUpRows>(rows, row, part, segment, one);
+      }
+      stream.give_back();
+#pragma unroll
+      for (int r = 0; r < kUpRows; ++r) (of_up != 0 ? sums[kUpRows + r] : sums[r]) = one[r];
+    }
+    float g = warp_sums(sums);
+    float u = __shfl_xor_sync(kFullWarp, g, 16);
+    const int r = lane / (16 / kUpRows);
+    if (lane >= 16 || lane % (16 / kUpRows) != 0) continue;
+    const int at = divided(t, per_expert);
+    const int o = row_of(t, at) + r;
+    const Pair pair = pairs[at];
+    if (p.gate_bias != nullptr) g += p.gate_bias[pair.expert * p.gate_bias_row + o];
+    if (p.up_bias != nullptr) u += p.up_bias[pair.expert * p.up_bias_row + o];
+    hidden.data[pair.slot * hidden.row + o] = gated(p.gating, g, u);
+  }
+  // What is beyond the width, up to a whole row of the next weight.
+  if (static_cast<int>(blockIdx.x) >= n) return;
+#pragma unroll 1
+  for (int k = width + static_cast<int>(threadIdx.x); k < hidden.row; k += kIntWarps * 32)
+    hidden.data[pairs[blockIdx.x].slot * hidden.row + k] = 0.0F;
+}
+
+// A block takes neighbouring rows of every expert, a warp some of one. Shared memory: rings, the activations of each
+// expert, the sums of each.
+template <Format F>
+__global__ void __launch_bounds__(kIntWarps * 32)
+    down_kernel(const __grid_constant__ FfnParams p, const Hidden hidden, const Parts parts, int expert_warps) {
+  constexpr int R = kDownRows;
+  extern __shared__ __align__(128) char memory[];
+  __shared__ Pair pairs_of[kIntWarps][kMostPairs];
+  __shared__ float weights[kMostPairs];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const auto row = static_cast<int>(p.down.row);
+  const auto n_out = static_cast<int>(p.down.n_out);
+  Pair* pairs = pairs_of[warp];
+  pdl_launch();
+  // They were there before the kernel before this one let this one begin.
+  const int n = find_pairs(p, pairs, warp == 0 ? weights : nullptr);
+  const int begin = part_begin(parts, static_cast<int>(blockIdx.x)) * R;
+  const int end = part_begin(parts, static_cast<int>(blockIdx.x) + 1) * R;
+  const int most_rows = (parts.least + 1) * R;
+  const int n_tasks = n * (end - begin) / R;
+  const ByPairs by_pairs(n);
+  const auto find = [&](int i, Slice& slice) {
+    const int t = warp + i * kIntWarps;
+    if (t >= n_tasks) return false;
+    const int group = by_pairs.divide(t);
+    slice = slice_of<F>(p.down, static_cast<uint32_t>(pairs[t - group * n].expert * n_out + begin + group * R));
+    return true;
+  };
+  const int ring_bytes = kPlaces * R * (row_bytes_of(F, row) + row / 16);
+  SliceStream<F, R, kPlaces, decltype(find)> stream(memory + warp * ring_bytes, row, find);
+  char* stages = memory + kIntWarps * ring_bytes;
+  const int stage_bytes = int_stage_bytes(row);
+  auto* sums_of = reinterpret_cast<float*>(stages + n * stage_bytes);  // [n][most_rows]
+  pdl_wait();
+  // Before weights, behind which they would come.
+  IntFilling<8, 2> filling({nullptr, 0}, row, warp % expert_warps, expert_warps);
+  const int at_once = kIntWarps / expert_warps;  // experts
+  int filled = warp / expert_warps;
+  if (filled < n) filling.ask(hidden.data + pairs[filled].slot * hidden.row);
+  const int of_block = begin + static_cast<int>(threadIdx.x);
+  const float before = p.accumulate && of_block < end ? p.out[of_block] : 0.0F;
+  const float scale = scale_of(p, 0);
+  stream.ask(0, kPlaces);
+#pragma unroll 1
+  for (; filled < n; filled += at_once) {
+    filling.finish(stages + filled * stage_bytes, 1.0F);
+    if (filled + at_once < n) filling.ask(hidden.data + pairs[filled + at_once].slot * hidden.row);
+  }
+  __syncthreads();
+  const int n_segments = segments_of<F>(row);
+  IntPart<F> part;
+  int loaded = -1;  // the expert whose activations `part` has
+#pragma unroll 1
+  for (int t = warp; t < n_tasks; t += kIntWarps) {
+    const int group = by_pairs.divide(t);
+    const int at = t - group * n;
+    const char* rows = stream.take();
+    float sums[R] = {};
+#pragma unroll 1
+    for (int segment = 0; segment < n_segments; ++segment) {
+      if (n_segments > 1 || loaded != at) part.load(stages + at * stage_bytes, row, segment);
+      loaded = at;
+      multiply<F, R>(rows, row, part, segment, sums);
+    }
+    stream.give_back();
+    const float sum = warp_sums(sums);
+    if (lane % (32 / R) == 0) sums_of[at * most_rows + group * R + lane / (32 / R)] = sum;
+  }
+  __syncthreads();
+  if (of_block >= end) return;
+  float y = 0.0F;
+#pragma unroll 1
+  for (int i = 0; i < n; ++i) {
+    float sum = sums_of[i * most_rows + of_block - begin];
+    if (p.down_bias != nullptr) sum += p.down_bias[pairs[i].expert * p.down_bias_row + of_block];
+    y = fmaf(weights[i], sum, y);
+  }
+  p.out[of_block] = p.accumulate ? fmaf(scale, y, before) : scale * y;
+}
+
+// How a launch is cut.
+struct Cut {
+  int blocks;
+  Parts parts;
+  int bytes;  // of shared memory
+};
+Cut cut_up(const FfnParams& p, int blocks) {
+  const int bytes = kIntWarps * kPlaces * slice_bytes(p.gate, kUpRows) + int_stage_bytes(p.gate.row);
+  return {blocks, parts_of(p.k * (p.gate.n_out / kUpRows), blocks), std::max(kLeastBytes, bytes)};
+}
+Cut cut_down(const FfnParams& p, int blocks) {
+  const Parts parts = parts_of(p.down.n_out / kDownRows, blocks);
+  const int bytes = kIntWarps * kPlaces * slice_bytes(p.down, kDownRows) +
+                    static_cast<int>(p.k) * (int_stage_bytes(p.down.row) + (parts.least + 1) * kDownRows * 4);
+  return {blocks, parts, std::max(kLeastBytes, bytes)};
+}
+
+}  // namespace
+
+bool ints_fit(const FfnParams& p) {
+  constexpr int64_t kMostRow = 32768;
+  if (p.activation != MOE_I8 || p.weight_on == MOE_WEIGHT_ON_INPUT) return false;
+  // Slices lie on 16 bytes, with their scales.
+  if (p.gate.row % 128 != 0 || p.gate.n_out % kUpRows != 0 || p.down.n_out % kDownRows != 0) return false;
+  const int64_t per_expert = p.gate.n_out / kUpRows;
+  if (p.gate.row > kMostRow || p.down.row > kMostRow || p.k * per_expert * per_expert > UINT32_MAX) return false;
+  int blocks = 0;
+  if (count_multiprocessors(&blocks) != cudaSuccess) return false;
+  const Cut down = cut_down(p, blocks);
+  return cut_up(p, blocks).bytes <= kMostBytes && down.bytes <= kMostBytes &&
+         (down.parts.least + 1) * kDownRows <= kIntWarps * 32;
+}
+
+cudaError_t launch_ints_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
+  int blocks = 0;
+  if (const cudaError_t error = count_multiprocessors(&blocks); error != cudaSuccess) return error;
+  return with_ints(p.gate.format, [&]<Format F>() {
+    const Cut cut = cut_up(p, blocks);
+    const LaunchShape shape{dim3(static_cast<unsigned>(cut.blocks)), kIntWarps * 32, static_cast<size_t>(cut.bytes),
+                            p.pdl};
+    return launch_kernel(up_kernel<F>, shape, stream, p, hidden, cut.parts, divider_of(p.gate.n_out / kUpRows));
+  });
+}
+
+cudaError_t launch_ints_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
+  int blocks = 0;
+  if (const cudaError_t error = count_multiprocessors(&blocks); error != cudaSuccess) return error;
+  return with_ints(p.down.format, [&]<Format F>() {
+    const Cut cut = cut_down(p, blocks);
+    const LaunchShape shape{dim3(static_cast<unsigned>(cut.blocks)), kIntWarps * 32, static_cast<size_t>(cut.bytes),
+                            p.pdl};
+    return launch_kernel(down_kernel<F>, shape, stream, p, hidden, cut.parts, warps_of_expert(p.k, kIntWarps));
+  });
+}
+
+}  // namespace single
+}  // namespace moe::cuda
