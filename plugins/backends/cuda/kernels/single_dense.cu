@@ -71,9 +71,9 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
   const int share = (n_out + warps - 1) / warps;
   const int first = min(n_out, (warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)) * share);
   const int end = min(n_out, first + share);
-  auto next = [&p, end, base = group_of<F>(p.w, group), asked = first](WeightRow& row) mutable {
+  auto next = [&p, end, group, asked = first](WeightRow& row) mutable {
     if (asked >= end) return false;
-    row = row_of<F>(base, p.w, asked++);
+    row = row_of<F>(p.w, group, asked++);
     return true;
   };
   Filling<F, M> filling(p.w, {p.norm_weight, static_cast<int>(p.w.n_in)}, warp, kWarps);

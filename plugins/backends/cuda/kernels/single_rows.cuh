@@ -218,29 +218,23 @@ __device__ __forceinline__ float add_unit(uint32_t at, uint32_t scale, const Act
 
 // --- rows
 
-// A row of a weight, or the first of a group's.
+// A row of a weight.
 struct WeightRow {
   const char* data;
   const char* scales;
 };
 template <Format F>
-__device__ __forceinline__ WeightRow group_of(const WeightView& w, int group) {
-  constexpr int kBits = static_cast<int>(element_bits(F));
-  const int64_t at = group * w.n_out;
-  WeightRow r{static_cast<const char*>(w.data) + at * (w.row * kBits / 8), nullptr};
+__device__ __forceinline__ WeightRow row_of(const WeightView& w, int group, int row) {
+  const auto n_out = static_cast<int>(w.n_out);
+  const uint32_t n_bytes = static_cast<uint32_t>(w.row) / 8 * static_cast<uint32_t>(element_bits(F));
+  WeightRow r{static_cast<const char*>(w.data) + uint64_t{static_cast<uint32_t>(group * n_out + row)} * n_bytes,
+              nullptr};
   if constexpr (F == Format::kF8) {
-    const int64_t blocks = (w.n_in + kF8Block - 1) / kF8Block;
-    const int64_t block_rows = (w.n_out + kF8Block - 1) / kF8Block;
-    r.scales = static_cast<const char*>(w.scales) + group * block_rows * blocks * 4;
+    constexpr auto kBlock = static_cast<int>(kF8Block);
+    const int blocks = (static_cast<int>(w.n_in) + kBlock - 1) / kBlock;
+    const int block_row = group * ((n_out + kBlock - 1) / kBlock) + row / kBlock;
+    r.scales = static_cast<const char*>(w.scales) + int64_t{block_row} * blocks * 4;
   }
-  return r;
-}
-template <Format F>
-__device__ __forceinline__ WeightRow row_of(const WeightRow& group, const WeightView& w, int row) {
-  constexpr int kBits = static_cast<int>(element_bits(F));
-  const auto elements = static_cast<int>(w.row);
-  WeightRow r{group.data + static_cast<int64_t>(row) * (elements / 8 * kBits), nullptr};
-  if constexpr (F == Format::kF8) r.scales = group.scales + static_cast<int64_t>(row / 128) * (elements / 32);
   return r;
 }
 
