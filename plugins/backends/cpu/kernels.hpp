@@ -154,7 +154,7 @@ struct Kernels {
   void (*score)(const ScoreArgs& args);
   void (*softmax)(const SoftmaxArgs& args);
   void (*mix)(const MixArgs& args);
-  // o = a o + b p (p null: a o).
+  // o = a o + b p
   void (*blend)(float a, float* o, float b, const float* p, int64_t n);
   float (*exp)(float x);
 };

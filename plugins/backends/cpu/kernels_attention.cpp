@@ -350,7 +350,6 @@ void mix(const MixArgs& args) {
 void blend(float a, float* o, float b, const float* p, int64_t n) {
   const VF x = hn::Set(DF(), a);
   const VF y = hn::Set(DF(), b);
-  if (p == nullptr) return map(o, nullptr, o, n, [&](VF v, VF) { return hn::Mul(x, v); });
   map(o, p, o, n, [&](VF v, VF w) { return hn::MulAdd(x, v, hn::Mul(y, w)); });
 }
 

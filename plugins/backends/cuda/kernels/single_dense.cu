@@ -143,11 +143,7 @@ __global__ void __launch_bounds__(kIntWarps * 32)
     const Finish finish = ask_finish(p, group, o);
     const char* rows = stream.take();
     float products[R] = {};
-#pragma unroll 1
-    for (int segment = 0; segment < n_segments; ++segment) {
-      if (n_segments > 1) part.load(stage, row, segment);
-      multiply<F, R>(rows, row, part, segment, products);
-    }
+    multiply_rows<F, R>(rows, stage, row, n_segments, true, part, products);
     stream.give_back();
     const float y = warp_sums(products);
     if (lane % (32 / R) == 0) store(p, group, o, finish, y);
@@ -167,7 +163,6 @@ int int_bytes(const MatvecParams& p) {
   return std::max(kLeastBytes, kIntWarps * slice_bytes(p.w, kIntPlaces<1>) + int_stage_bytes(p.w.row));
 }
 bool dense_ints_fit(const MatvecParams& p) {
-  constexpr int64_t kMostRow = 32768;
   return p.activation == MOE_I8 && p.w.row % 128 == 0 && p.w.row <= kMostRow && p.w.n_out % 2 == 0 &&
          int_bytes(p) <= kMostBytes;
 }

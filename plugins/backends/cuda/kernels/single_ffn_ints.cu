@@ -62,11 +62,7 @@ __global__ void __launch_bounds__(kIntWarps * 32)
     for (int of_up = 0; of_up <= (both ? 1 : 0); ++of_up) {
       const char* rows = stream.take();
       float one[kUpRows] = {};
-#pragma unroll 1
-      for (int segment = 0; segment < n_segments; ++segment) {
-        if (n_segments > 1) part.load(stage, row, segment);
-        multiply<F, kUpRows>(rows, row, part, segment, one);
-      }
+      multiply_rows<F, kUpRows>(rows, stage, row, n_segments, true, part, one);
       stream.give_back();
 #pragma unroll
       for (int r = 0; r < kUpRows; ++r) (of_up != 0 ? sums[kUpRows + r] : sums[r]) = one[r];
@@ -148,12 +144,8 @@ __global__ void __launch_bounds__(kIntWarps * 32)
     const int at = t - group * n;
     const char* rows = stream.take();
     float sums[R] = {};
-#pragma unroll 1
-    for (int segment = 0; segment < n_segments; ++segment) {
-      if (n_segments > 1 || loaded != at) part.load(stages + at * stage_bytes, row, segment);
-      loaded = at;
-      multiply<F, R>(rows, row, part, segment, sums);
-    }
+    multiply_rows<F, R>(rows, stages + at * stage_bytes, row, n_segments, loaded == at, part, sums);
+    loaded = at;
     stream.give_back();
     const float sum = warp_sums(sums);
     if (lane % (32 / R) == 0) sums_of[at * most_rows + group * R + lane / (32 / R)] = sum;
@@ -187,10 +179,17 @@ Cut cut_down(const FfnParams& p, int blocks) {
   return {blocks, parts, std::max(kLeastBytes, bytes)};
 }
 
+template <typename... Params, typename... More>
+cudaError_t launch(void (*kernel)(Params...), const Cut& cut, const FfnParams& p, const Hidden& hidden,
+                   cudaStream_t stream, More... more) {
+  const LaunchShape shape{dim3(static_cast<unsigned>(cut.blocks)), kIntWarps * 32, static_cast<size_t>(cut.bytes),
+                          p.pdl};
+  return launch_kernel(kernel, shape, stream, p, hidden, cut.parts, more...);
+}
+
 }  // namespace
 
 bool ints_fit(const FfnParams& p) {
-  constexpr int64_t kMostRow = 32768;
   if (p.activation != MOE_I8 || p.weight_on == MOE_WEIGHT_ON_INPUT) return false;
   // Slices lie on 16 bytes, with their scales.
   if (p.gate.row % 128 != 0 || p.gate.n_out % kUpRows != 0 || p.down.n_out % kDownRows != 0) return false;
@@ -207,10 +206,7 @@ cudaError_t launch_ints_up(const FfnParams& p, const Hidden& hidden, cudaStream_
   int blocks = 0;
   if (const cudaError_t error = count_multiprocessors(&blocks); error != cudaSuccess) return error;
   return with_ints(p.gate.format, [&]<Format F>() {
-    const Cut cut = cut_up(p, blocks);
-    const LaunchShape shape{dim3(static_cast<unsigned>(cut.blocks)), kIntWarps * 32, static_cast<size_t>(cut.bytes),
-                            p.pdl};
-    return launch_kernel(up_kernel<F>, shape, stream, p, hidden, cut.parts, divider_of(p.gate.n_out / kUpRows));
+    return launch(up_kernel<F>, cut_up(p, blocks), p, hidden, stream, divider_of(p.gate.n_out / kUpRows));
   });
 }
 
@@ -218,10 +214,7 @@ cudaError_t launch_ints_down(const FfnParams& p, const Hidden& hidden, cudaStrea
   int blocks = 0;
   if (const cudaError_t error = count_multiprocessors(&blocks); error != cudaSuccess) return error;
   return with_ints(p.down.format, [&]<Format F>() {
-    const Cut cut = cut_down(p, blocks);
-    const LaunchShape shape{dim3(static_cast<unsigned>(cut.blocks)), kIntWarps * 32, static_cast<size_t>(cut.bytes),
-                            p.pdl};
-    return launch_kernel(down_kernel<F>, shape, stream, p, hidden, cut.parts, warps_of_expert(p.k, kIntWarps));
+    return launch(down_kernel<F>, cut_down(p, blocks), p, hidden, stream, warps_of_expert(p.k, kIntWarps));
   });
 }
 

@@ -30,6 +30,7 @@ auto with_ints(Format format, Fn&& fn) {
 // blocks would crowd on those that are free first.
 inline constexpr int kLeastBytes = 118 * 1024;
 inline constexpr int kMostBytes = 224 * 1024;
+inline constexpr int64_t kMostRow = 32768;
 
 // Bytes of shared memory of a row of activations: int8 in order, then a scale (f32) for each 32.
 constexpr int int_stage_bytes(int64_t row) { return static_cast<int>(row + row / 32 * 4); }
@@ -239,6 +240,17 @@ __device__ __forceinline__ void multiply(const char* rows, int row, const IntPar
       const float more = fmaf(__int_as_float(sum) - 12582912.0F, scale * part.scale[s], sums[r]);
       sums[r] = part.active[s] ? more : sums[r];
     }
+  }
+}
+
+// The same of whole rows of `n_segments` parts. Where that is one, `part` is loaded only if it is not `loaded`.
+template <Format F, int R>
+__device__ __forceinline__ void multiply_rows(const char* rows, const char* stage, int row, int n_segments, bool loaded,
+                                              IntPart<F>& part, float (&sums)[R]) {
+#pragma unroll 1
+  for (int segment = 0; segment < n_segments; ++segment) {
+    if (n_segments > 1 || !loaded) part.load(stage, row, segment);
+    multiply<F, R>(rows, row, part, segment, sums);
   }
 }
 
