@@ -58,6 +58,15 @@ __device__ __forceinline__ void store_normed(const MatvecParams& p, float factor
     p.normed[k] = p.x[k] * factor * p.norm_weight[k];
 }
 
+// What x is multiplied by, where there is a norm in front; the normalised row is stored if others want it.
+template <int kWarps>
+__device__ __forceinline__ float normalise(const MatvecParams& p, float* sums) {
+  if (p.norm_weight == nullptr) return 1.0F;
+  const float factor = find_norm<kWarps>(p, sums);
+  if (p.normed != nullptr) store_normed<kWarps>(p, factor);
+  return factor;
+}
+
 // Blocks: (any number, groups). Shared memory: rings, the stage.
 template <Format F, Mode M>
 __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constant__ MatvecParams p) {
@@ -81,11 +90,7 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
   pdl_launch();
   pdl_wait();
   filling.ask(p.x + group * p.x_group);
-  float factor = 1.0F;
-  if (p.norm_weight != nullptr) {
-    factor = find_norm<kWarps>(p, sums);
-    if (p.normed != nullptr) store_normed<kWarps>(p, factor);
-  }
+  const float factor = normalise<kWarps>(p, sums);
   char* staged = memory + kWarps * kRingBytes<F>;
   filling.finish(staged, factor, p.activation);
   __syncthreads();
@@ -126,11 +131,7 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   pdl_launch();
   pdl_wait();
   filling.ask(p.x + group * p.x_group);
-  float factor = 1.0F;
-  if (p.norm_weight != nullptr) {
-    factor = find_norm<kIntWarps>(p, sums);
-    if (p.normed != nullptr) store_normed<kIntWarps>(p, factor);
-  }
+  const float factor = normalise<kIntWarps>(p, sums);
   char* stage = memory + kIntWarps * ring_bytes;
   filling.finish(stage, factor);
   __syncthreads();
