@@ -331,6 +331,14 @@ void check_ffn(Report& report) {
       check_ffn_case(report, Format::kBF16, Format::kBF16, MOE_BF16,
                      {n, 0, 1, 320, 704, MOE_ACT_SILU, false, true, false, false, false}, deterministic);
     }
+    for (const Format format : {Format::kI8, Format::kI4}) {  // experts so wide that fewer rows fit shared memory
+      for (const int64_t width : {2048, 4096, 6144}) {
+        check_ffn_case(report, format, format, MOE_I8,
+                       {1, 8, 12, 256, width, MOE_ACT_SILU, false, true, false, false, false}, deterministic);
+      }
+      check_ffn_case(report, format, format, MOE_I8,
+                     {1, 4, 8, 4096, 256, MOE_ACT_SILU, false, true, false, false, false}, deterministic);
+    }
     for (const Format format : {Format::kBF16, Format::kI8, Format::kI4, Format::kF8}) {
       const int32_t activation = format == Format::kI8 || format == Format::kI4 ? MOE_I8 : MOE_BF16;
       check_ffn_case(report, format, format, activation,

@@ -75,6 +75,11 @@ constexpr Model kQwen3{"Qwen3-30B", 2048, 768, 128, 8};
 constexpr Model kDeepSeek{"DeepSeek-V2-Lite", 2048, 1408, 64, 6};
 constexpr Model kMixtral{"Mixtral", 4096, 14336, 8, 2};
 constexpr Model kShared{"shared expert", 2048, 2816, 1, 0};
+constexpr Model kWide[] = {{"width 1536", 2048, 1536, 64, 8},
+                           {"width 2048", 2048, 2048, 64, 8},
+                           {"width 2816", 2048, 2816, 64, 8},
+                           {"width 4096", 2048, 4096, 64, 8},
+                           {"Qwen3-235B", 4096, 1536, 64, 8}};
 
 // k different experts for each of n tokens: `spread` 0 in turn, otherwise with probability ~ 1 / rank^spread.
 std::vector<int32_t> make_ids(const Model& m, int64_t n, double spread, uint64_t seed) {
@@ -208,6 +213,10 @@ void time_matvec(Report& report) {
   time_matvec_case(report, Format::kI8, MOE_I8, 50304, 2048, 1, true);
   time_matvec_case(report, Format::kI4, MOE_I8, 6144, 2048, 1, true);
   time_matvec_case(report, Format::kI4, MOE_I8, 50304, 2048, 1, true);
+  for (const Format format : {Format::kI8, Format::kI4}) {
+    time_matvec_case(report, format, MOE_I8, 2048, 4096, 1, true);
+    time_matvec_case(report, format, MOE_I8, 4096, 8192, 1, true);
+  }
   time_matvec_case(report, Format::kF8, MOE_BF16, 6144, 2048, 1, true);
 }
 
@@ -221,6 +230,10 @@ void time_ffn(Report& report) {
   time_ffn_case(report, kQwen3, {Format::kBF16, MOE_BF16, 1, 0, true, false});
   time_ffn_case(report, kDeepSeek, {Format::kBF16, MOE_BF16, 1, 0, true, false});
   time_ffn_case(report, kShared, {Format::kBF16, MOE_BF16, 1, 0, true, false});
+  for (const Format format : {Format::kI8, Format::kI4}) {
+    for (const Model& m : kWide) time_ffn_case(report, m, {format, MOE_I8, 1, 0, true, false, true});
+    time_ffn_case(report, kMixtral, {format, MOE_I8, 1, 0, true, false, true});
+  }
   time_ffn_case(report, kMixtral, {Format::kBF16, MOE_BF16, 1, 0, true, false});
   for (const int64_t n : {4, 8, 32, 64})
     time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, n, 0.01, true, false, true});

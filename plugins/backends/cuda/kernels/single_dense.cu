@@ -103,11 +103,8 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
   }
 }
 
-template <int R>
-constexpr int kIntPlaces = 4 / R;  // of a warp's ring
-
-// The same for weights of integers. A block takes neighbouring rows, a warp R at a time.
-template <Format F, int R>
+// The same for weights of integers. A block takes neighbouring rows, a warp R at a time, with a ring of P places.
+template <Format F, int R, int P>
 __global__ void __launch_bounds__(kIntWarps * 32)
     int_dense_kernel(const __grid_constant__ MatvecParams p, const Parts parts) {
   extern __shared__ __align__(128) char memory[];
@@ -124,10 +121,10 @@ __global__ void __launch_bounds__(kIntWarps * 32)
     slice = slice_of<F>(p.w, static_cast<uint32_t>(group * static_cast<int>(p.w.n_out) + t * R));
     return true;
   };
-  const int ring_bytes = kIntPlaces<R> * R * (row_bytes_of(F, row) + row / 16);
+  const int ring_bytes = P * R * (row_bytes_of(F, row) + row / 16);
   IntFilling<4, 1> filling({p.norm_weight, static_cast<int>(p.w.n_in)}, row, warp, kIntWarps);
-  SliceStream<F, R, kIntPlaces<R>, decltype(find)> stream(memory + warp * ring_bytes, row, find);
-  stream.ask(0, kIntPlaces<R>);
+  SliceStream<F, R, P, decltype(find)> stream(memory + warp * ring_bytes, row, find);
+  stream.ask(0, P);
   pdl_launch();
   pdl_wait();
   filling.ask(p.x + group * p.x_group);
@@ -154,31 +151,33 @@ __global__ void __launch_bounds__(kIntWarps * 32)
 // Of converted activations.
 constexpr int64_t kMostStageBytes = 48 * 1024;
 
-// Rows of integers that a warp takes at a time: where there are few, one, so that all warps have some (slices lie on 16
-// bytes, with their scales).
-int rows_at_once(const MatvecParams& p, int64_t blocks) {
-  constexpr int kManyRows = 8;  // of a warp
-  return p.w.n_out >= blocks * kIntWarps * kManyRows || p.w.row % 256 != 0 ? 2 : 1;
+// Rows of integers in a warp's ring: fewer where they are so long that these do not fit.
+constexpr int kIntRows = 4;
+int int_bytes(const MatvecParams& p, int rows) {
+  return std::max(kLeastBytes, kIntWarps * slice_bytes(p.w, rows) + int_stage_bytes(p.w.row));
 }
-int int_bytes(const MatvecParams& p) {
-  return std::max(kLeastBytes, kIntWarps * slice_bytes(p.w, kIntPlaces<1>) + int_stage_bytes(p.w.row));
-}
+bool are_long(const MatvecParams& p) { return int_bytes(p, kIntRows) > kMostBytes; }
 bool dense_ints_fit(const MatvecParams& p) {
-  return p.activation == MOE_I8 && p.w.row % 128 == 0 && p.w.row <= kMostRow && p.w.n_out % 2 == 0 &&
-         int_bytes(p) <= kMostBytes;
+  // Slices lie on 16 bytes, with their scales.
+  return p.activation == MOE_I8 && p.w.row % (are_long(p) ? 256 : 128) == 0 && p.w.row <= kMostRow &&
+         p.w.n_out % 2 == 0 && int_bytes(p, are_long(p) ? kIntRows / 2 : kIntRows) <= kMostBytes;
 }
-template <Format F, int R>
+template <Format F, int R, int P>
 cudaError_t launch_ints(const MatvecParams& p, int64_t blocks, cudaStream_t stream) {
   const LaunchShape shape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.w.n_groups)), kIntWarps * 32,
-                          static_cast<size_t>(int_bytes(p)), p.pdl};
-  return launch_kernel(int_dense_kernel<F, R>, shape, stream, p, parts_of(p.w.n_out / R, blocks));
+                          static_cast<size_t>(int_bytes(p, R * P)), p.pdl};
+  return launch_kernel(int_dense_kernel<F, R, P>, shape, stream, p, parts_of(p.w.n_out / R, blocks));
 }
 cudaError_t launch_ints(const MatvecParams& p, cudaStream_t stream) {
   int multiprocessors = 0;
   if (const cudaError_t error = count_multiprocessors(&multiprocessors); error != cudaSuccess) return error;
   const int64_t blocks = std::clamp<int64_t>(multiprocessors / p.w.n_groups, 1, p.w.n_out / 2);
+  constexpr int kManyRows = 8;  // of a warp
   return with_ints(p.w.format, [&]<Format F>() {
-    return rows_at_once(p, blocks) == 2 ? launch_ints<F, 2>(p, blocks, stream) : launch_ints<F, 1>(p, blocks, stream);
+    if (are_long(p)) return launch_ints<F, 1, kIntRows / 2>(p, blocks, stream);
+    // Where there are few rows a warp takes one at a time, so that all warps have some.
+    const bool two = p.w.n_out >= blocks * kIntWarps * kManyRows || p.w.row % 256 != 0;
+    return two ? launch_ints<F, 2, kIntRows / 2>(p, blocks, stream) : launch_ints<F, 1, kIntRows>(p, blocks, stream);
   });
 }
 

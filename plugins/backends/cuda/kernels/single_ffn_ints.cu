@@ -10,14 +10,15 @@ namespace moe::cuda {
 namespace single {
 namespace {
 
-// Rows that a warp takes together, and how many times as many are on their way to it. (With more on their way the first
-// ones come later: 110 KB a multiprocessor instead of 74 took int4's first product from 6.8 to 7.1 us.)
-constexpr int kUpRows = 2;
-constexpr int kDownRows = 4;
+// Rows that a warp takes together, fewer where they are so long that these do not fit, and how many times as many are
+// on their way to it. (With more on their way the first ones come later: 110 KB a multiprocessor instead of 74 took
+// int4's first product from 6.8 to 7.1 us.)
+constexpr int kMostUpRows = 2;
+constexpr int kMostDownRows = 4;
 constexpr int kPlaces = 2;
 
 // A block takes neighbouring rows of gate and of up over all experts. Shared memory: rings, the token's activations.
-template <Format F>
+template <Format F, int R>
 __global__ void __launch_bounds__(kIntWarps * 32)
     up_kernel(const __grid_constant__ FfnParams p, const Hidden hidden, const Parts parts, const Divider per_expert) {
   extern __shared__ __align__(128) char memory[];
@@ -36,7 +37,7 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   if (n == 0) return;
   const int first = part_begin(parts, static_cast<int>(blockIdx.x)) + warp;
   const int end = min(part_begin(parts, static_cast<int>(blockIdx.x) + 1), n * static_cast<int>(per_expert.by));
-  const auto row_of = [per_expert](int t, int at) { return (t - at * static_cast<int>(per_expert.by)) * kUpRows; };
+  const auto row_of = [per_expert](int t, int at) { return (t - at * static_cast<int>(per_expert.by)) * R; };
   const auto find = [&](int i, Slice& slice) {
     const int t = first + (both ? i / 2 : i) * kIntWarps;
     if (t >= end) return false;
@@ -45,8 +46,8 @@ __global__ void __launch_bounds__(kIntWarps * 32)
                         static_cast<uint32_t>(pairs[at].expert * width + row_of(t, at)));
     return true;
   };
-  const int ring_bytes = kPlaces * kUpRows * (row_bytes_of(F, row) + row / 16);
-  SliceStream<F, kUpRows, kPlaces, decltype(find)> stream(memory + warp * ring_bytes, row, find);
+  const int ring_bytes = kPlaces * R * (row_bytes_of(F, row) + row / 16);
+  SliceStream<F, R, kPlaces, decltype(find)> stream(memory + warp * ring_bytes, row, find);
   stream.ask(0, 1);
   char* stage = memory + kIntWarps * ring_bytes;
   filling.finish(stage, 1.0F);
@@ -57,20 +58,20 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   if (n_segments == 1) part.load(stage, row, 0);
 #pragma unroll 1
   for (int t = first; t < end; t += kIntWarps) {
-    float sums[2 * kUpRows] = {};  // of gate, of up
+    float sums[2 * R] = {};  // of gate, of up
 #pragma unroll 1
     for (int of_up = 0; of_up <= (both ? 1 : 0); ++of_up) {
       const char* rows = stream.take();
-      float one[kUpRows] = {};
-      multiply_rows<F, kUpRows>(rows, stage, row, n_segments, true, part, one);
+      float one[R] = {};
+      multiply_rows<F, R>(rows, stage, row, n_segments, true, part, one);
       stream.give_back();
 #pragma unroll
-      for (int r = 0; r < kUpRows; ++r) (of_up != 0 ? sums[kUpRows + r] : sums[r]) = one[r];
+      for (int r = 0; r < R; ++r) (of_up != 0 ? sums[R + r] : sums[r]) = one[r];
     }
     float g = warp_sums(sums);
     float u = __shfl_xor_sync(kFullWarp, g, 16);
-    const int r = lane / (16 / kUpRows);
-    if (lane >= 16 || lane % (16 / kUpRows) != 0) continue;
+    const int r = lane / (16 / R);
+    if (lane >= 16 || lane % (16 / R) != 0) continue;
     const int at = divided(t, per_expert);
     const int o = row_of(t, at) + r;
     const Pair pair = pairs[at];
@@ -87,10 +88,9 @@ __global__ void __launch_bounds__(kIntWarps * 32)
 
 // A block takes neighbouring rows of every expert, a warp some of one. Shared memory: rings, the activations of each
 // expert, the sums of each.
-template <Format F>
+template <Format F, int R>
 __global__ void __launch_bounds__(kIntWarps * 32)
     down_kernel(const __grid_constant__ FfnParams p, const Hidden hidden, const Parts parts, int expert_warps) {
-  constexpr int R = kDownRows;
   extern __shared__ __align__(128) char memory[];
   __shared__ Pair pairs_of[kIntWarps][kMostPairs];
   __shared__ float weights[kMostPairs];
@@ -164,19 +164,44 @@ __global__ void __launch_bounds__(kIntWarps * 32)
 
 // How a launch is cut.
 struct Cut {
+  int rows;  // that a warp takes together; 0: it cannot be cut
   int blocks;
   Parts parts;
   int bytes;  // of shared memory
 };
+// With as many rows as fit, `most` or fewer. cut_of(rows) tries.
+template <typename CutOf>
+Cut cut_that_fits(const WeightView& w, int most, CutOf&& cut_of) {
+  for (int rows = most; rows > 0; rows /= 2) {
+    if (w.n_out % rows != 0 || rows * w.row % 256 != 0) continue;  // slices lie on 16 bytes, with their scales
+    Cut cut = cut_of(rows);
+    cut.bytes = std::max(kLeastBytes, cut.bytes);
+    if (cut.bytes <= kMostBytes) return cut;
+  }
+  return {};
+}
 Cut cut_up(const FfnParams& p, int blocks) {
-  const int bytes = kIntWarps * kPlaces * slice_bytes(p.gate, kUpRows) + int_stage_bytes(p.gate.row);
-  return {blocks, parts_of(p.k * (p.gate.n_out / kUpRows), blocks), std::max(kLeastBytes, bytes)};
+  return cut_that_fits(p.gate, kMostUpRows, [&](int rows) {
+    const int bytes = kIntWarps * kPlaces * slice_bytes(p.gate, rows) + int_stage_bytes(p.gate.row);
+    return Cut{rows, blocks, parts_of(p.k * (p.gate.n_out / rows), blocks), bytes};
+  });
 }
 Cut cut_down(const FfnParams& p, int blocks) {
-  const Parts parts = parts_of(p.down.n_out / kDownRows, blocks);
-  const int bytes = kIntWarps * kPlaces * slice_bytes(p.down, kDownRows) +
-                    static_cast<int>(p.k) * (int_stage_bytes(p.down.row) + (parts.least + 1) * kDownRows * 4);
-  return {blocks, parts, std::max(kLeastBytes, bytes)};
+  return cut_that_fits(p.down, kMostDownRows, [&](int rows) {
+    const Parts parts = parts_of(p.down.n_out / rows, blocks);
+    const int bytes = kIntWarps * kPlaces * slice_bytes(p.down, rows) +
+                      static_cast<int>(p.k) * (int_stage_bytes(p.down.row) + (parts.least + 1) * rows * 4);
+    return Cut{rows, blocks, parts, bytes};
+  });
+}
+
+// fn.operator()<R>() with R as `rows` says, kMost or fewer.
+template <int kMost, typename Fn>
+cudaError_t with_rows(int rows, Fn&& fn) {
+  if constexpr (kMost > 1) {
+    if (rows < kMost) return with_rows<kMost / 2>(rows, fn);
+  }
+  return fn.template operator()<kMost>();
 }
 
 template <typename... Params, typename... More>
@@ -191,30 +216,35 @@ cudaError_t launch(void (*kernel)(Params...), const Cut& cut, const FfnParams& p
 
 bool ints_fit(const FfnParams& p) {
   if (p.activation != MOE_I8 || p.weight_on == MOE_WEIGHT_ON_INPUT) return false;
-  // Slices lie on 16 bytes, with their scales.
-  if (p.gate.row % 128 != 0 || p.gate.n_out % kUpRows != 0 || p.down.n_out % kDownRows != 0) return false;
-  const int64_t per_expert = p.gate.n_out / kUpRows;
-  if (p.gate.row > kMostRow || p.down.row > kMostRow || p.k * per_expert * per_expert > UINT32_MAX) return false;
+  if (p.gate.row > kMostRow || p.down.row > kMostRow) return false;
   int blocks = 0;
   if (count_multiprocessors(&blocks) != cudaSuccess) return false;
+  const Cut up = cut_up(p, blocks);
   const Cut down = cut_down(p, blocks);
-  return cut_up(p, blocks).bytes <= kMostBytes && down.bytes <= kMostBytes &&
-         (down.parts.least + 1) * kDownRows <= kIntWarps * 32;
+  if (up.rows == 0 || down.rows == 0 || (down.parts.least + 1) * down.rows > kIntWarps * 32) return false;
+  const int64_t per_expert = p.gate.n_out / up.rows;
+  return p.k * per_expert * per_expert <= UINT32_MAX;
 }
 
 cudaError_t launch_ints_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
   int blocks = 0;
   if (const cudaError_t error = count_multiprocessors(&blocks); error != cudaSuccess) return error;
+  const Cut cut = cut_up(p, blocks);
   return with_ints(p.gate.format, [&]<Format F>() {
-    return launch(up_kernel<F>, cut_up(p, blocks), p, hidden, stream, divider_of(p.gate.n_out / kUpRows));
+    return with_rows<kMostUpRows>(cut.rows, [&]<int R>() {
+      return launch(up_kernel<F, R>, cut, p, hidden, stream, divider_of(p.gate.n_out / R));
+    });
   });
 }
 
 cudaError_t launch_ints_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
   int blocks = 0;
   if (const cudaError_t error = count_multiprocessors(&blocks); error != cudaSuccess) return error;
+  const Cut cut = cut_down(p, blocks);
   return with_ints(p.down.format, [&]<Format F>() {
-    return launch(down_kernel<F>, cut_down(p, blocks), p, hidden, stream, warps_of_expert(p.k, kIntWarps));
+    return with_rows<kMostDownRows>(cut.rows, [&]<int R>() {
+      return launch(down_kernel<F, R>, cut, p, hidden, stream, warps_of_expert(p.k, kIntWarps));
+    });
   });
 }
 
