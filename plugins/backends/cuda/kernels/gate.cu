@@ -218,16 +218,16 @@ struct Gate {
     }
   }
 
-  // The block's part of the normalised rows.
+  // The block's part of the normalised rows: none of the first one's, which is to decide.
   __device__ __forceinline__ void give_normed() const {
     const MatvecParams& m = p.product;
-    if (m.normed == nullptr) return;
-    const auto begin = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+    if (m.normed == nullptr || blockIdx.x == 0) return;
+    const auto begin = static_cast<int>((blockIdx.x - 1) * kThreads + threadIdx.x);
 #pragma unroll 1
     for (int token = 0; token < n(); ++token) {
       const float factor = factor_of(token);
 #pragma unroll 1
-      for (int k = begin; k < m.w.n_in; k += kCluster * kThreads)
+      for (int k = begin; k < m.w.n_in; k += (kCluster - 1) * kThreads)
         m.normed[token * m.normed_row + k] = m.x[token * m.x_row + k] * factor * m.norm_weight[k];
     }
   }
