@@ -384,9 +384,10 @@ class Block {
   // What each chunk of a row counts, by a warp. The sum is in the order of warps that have a chunk a thread.
   __device__ void weigh(Combined& c, int row, const float2* stats) const {
     float* weights = c.weights + row * n_chunks_;
-    float largest = -INFINITY;
+    const float2 first_stats = lane_ < n_chunks_ ? __ldcg(stats + lane_) : make_float2(-INFINITY, 0.0F);
+    float largest = first_stats.x;
 #pragma unroll 1
-    for (int chunk = lane_; chunk < n_chunks_; chunk += 32) largest = fmaxf(largest, __ldcg(stats + chunk).x);
+    for (int chunk = lane_ + 32; chunk < n_chunks_; chunk += 32) largest = fmaxf(largest, __ldcg(stats + chunk).x);
     largest = warp_max(largest);
     float mine = 0.0F;
 #pragma unroll 1
@@ -394,7 +395,7 @@ class Block {
       const int chunk = first + lane_;
       float part = 0.0F;
       if (chunk < n_chunks_) {
-        const float2 s = __ldcg(stats + chunk);
+        const float2 s = first == 0 ? first_stats : __ldcg(stats + chunk);
         weights[chunk] = share(s.x, largest);
         part = weights[chunk] * s.y;
       }
