@@ -27,11 +27,22 @@ inline constexpr int kRowTypes = 3;
 struct I8Block {
   int8_t q[64];
   float scale[2];
-  int32_t minus_sum[2];  // of each group's q: weights are kept as q + 128 or q + 8, which this takes back
+  int32_t minus_sum[2];  // of each group's q: products take weights as q + 128 or q + 8, which this takes back
 };
 inline constexpr int64_t kI8BlockElements = 64;
+// The same group of sixteen rows. Where Kernels::takes_tiles, the rows of a product may lie so: a tile's groups one
+// after the other, an even number of them; rows that a tile lacks are zero.
+struct I8Tile {
+  int8_t q[16][32];
+  float scale[16];
+};
+inline int64_t tile_groups(int64_t k) { return (k + kI8BlockElements - 1) / kI8BlockElements * 2; }
+// Of m rows, as many from the first on are taken in tiles: all, unless so few are left over that they are as fast by
+// themselves.
+inline constexpr int64_t kFewRows = 6;
+inline int64_t tiled_rows(int64_t m) { return m % 16 <= kFewRows ? m - m % 16 : m; }
 // Panels of integers hold 64 k in lines of 64 bytes, four bytes a row: for each of the two groups int8 has eight lines,
-// line j with the bytes q + 128 of k 4 j .. 4 j + 3; int4 four lines, whose low halves are q + 8 of those k and whose
+// line j with the bytes q of k 4 j .. 4 j + 3; int4 four lines, whose low halves are q + 8 of those k and whose
 // high halves q + 8 of k + 16. The last line holds the f16 scales, [2 groups][16 rows].
 inline constexpr int64_t kI8BlockLines = 2 * 8 + 1;
 inline constexpr int64_t kI4BlockLines = 2 * 4 + 1;
@@ -58,6 +69,7 @@ struct ProductArgs {
   int64_t k;             // elements
   float* c;              // [m, kBlock], 64-byte aligned
   const char* next;      // the weights that are most likely read after these: where to look ahead
+  const I8Tile* tiles;   // rows x[0 .. tiled_rows(m)), or null: they lie by themselves like the others
 };
 using ProductFn = void (*)(const ProductArgs& args);
 
@@ -130,12 +142,16 @@ struct Kernels {
   const char* name;
   ProductFn product[kFormats][kRowTypes];  // null where the combination does not exist: then rows are f32
   bool even_rows;                          // products of many rows are faster where those lie evenly spaced
+  bool takes_tiles;                        // products of integers may have their rows in I8Tiles
 
   void (*finish)(const FinishArgs& args, const float* c, float* out, int64_t n);
   // Elements [first, first + n) of a row of `total` as products read it, from x times `factor`; MOE_F32 copies. `first`
   // is a multiple of 32; the part that reaches the end fills up the row's last block.
   void (*round)(moe_activation_type type, RowType as, const float* x, float factor, int64_t first, int64_t n,
                 int64_t total, void* out);
+  // The same as kI8, to row `slot` of a tile whose first group is `out`.
+  void (*round_to_tile)(const float* x, float factor, int64_t first, int64_t n, int64_t total, I8Tile* out,
+                        int64_t slot);
   // Up to 32 weights, as the functions of the same name in moe/sdk/quant.hpp round them.
   QuantGroup (*quantize_int8)(const float* x, int64_t n);
   QuantGroup (*quantize_int4)(const float* x, int64_t n);

@@ -130,106 +130,121 @@ class XTiles {
 
 constexpr int64_t kDepthBlocks = 8;  // blocks of 64 k in one pass: what the passes share stays in the first-level cache
 constexpr int64_t kGroupLines = 8;   // of 64 bytes: a tile of weights
-// With fewer rows the vector instructions are no slower.
-constexpr int64_t kFewRows = 6;
 
-// A panel's weights as signed bytes: see kI8BlockLines for how they lie.
+// A panel's weights in one pass as tiles of signed bytes (see kI8BlockLines for how they lie), and their scales.
+struct PanelWeights {
+  const char* q;
+  int64_t line_bytes;   // from line to line of a group
+  int64_t block_bytes;  // from block to block; a block's second group is kGroupLines lines behind its first
+  const char* scales;
+  int64_t scales_bytes;  // from block to block
+
+  [[nodiscard]] const char* group(int64_t g) const {
+    return q + g / 2 * block_bytes + g % 2 * kGroupLines * line_bytes;
+  }
+  [[nodiscard]] const char* scales_of(int64_t g) const { return scales + g / 2 * scales_bytes + g % 2 * 2 * kPanel; }
+};
 struct Int8 {
   static constexpr int64_t kLines = kI8BlockLines;
-  MOE_AMX_TARGET static void unpack(const char* block, int64_t step_bytes, char* out) {
-    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
-#pragma GCC unroll 16
-    for (int j = 0; j < 2 * kGroupLines; ++j) {
-      _mm512_store_si512(out + j * kLine, _mm512_xor_si512(sign, _mm512_load_si512(block + j * step_bytes)));
-    }
+  struct Memory {};
+  static PanelWeights take(const char* first, int64_t step_bytes, int64_t, Memory&) {
+    return {first, step_bytes, kLines * step_bytes, first + (kLines - 1) * step_bytes, kLines * step_bytes};
   }
 };
 struct Int4 {
   static constexpr int64_t kLines = kI4BlockLines;
-  MOE_AMX_TARGET static void unpack(const char* block, int64_t step_bytes, char* out) {
+  struct alignas(64) Memory {
+    char blocks[kDepthBlocks][2 * kGroupLines * kLine];
+  };
+  MOE_AMX_TARGET static PanelWeights take(const char* first, int64_t step_bytes, int64_t n_blocks, Memory& memory) {
     const __m512i mask = _mm512_set1_epi8(0x0f);
     const __m512i eight = _mm512_set1_epi8(8);
+    for (int64_t b = 0; b < n_blocks; ++b) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kGroupLines; ++j) {
-      const __m512i both = _mm512_load_si512(block + j * step_bytes);
-      const __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
-      char* low = out + (j / 4 * kGroupLines + j % 4) * kLine;
-      _mm512_store_si512(low, _mm512_sub_epi8(_mm512_and_si512(both, mask), eight));
-      _mm512_store_si512(low + 4 * kLine, _mm512_sub_epi8(high, eight));
+      for (int j = 0; j < kGroupLines; ++j) {
+        const __m512i both = _mm512_load_si512(first + (b * kLines + j) * step_bytes);
+        const __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+        char* low = memory.blocks[b] + (j / 4 * kGroupLines + j % 4) * kLine;
+        _mm512_store_si512(low, _mm512_sub_epi8(_mm512_and_si512(both, mask), eight));
+        _mm512_store_si512(low + 4 * kLine, _mm512_sub_epi8(high, eight));
+      }
     }
+    return {memory.blocks[0], kLine, sizeof(memory.blocks[0]), first + (kLines - 1) * step_bytes, kLines * step_bytes};
   }
 };
 
 // What one pass works on.
 struct alignas(64) IntPass {
-  char weights[kDepthBlocks * 2 * kGroupLines * kLine];  // of one panel
   int32_t sums[4][kTileRows * kPanel];
-  XTiles<kDepthBlocks, sizeof(I8Block)> x;
+  const I8Tile* x;                           // the first tile's first group
+  int64_t tile_groups;                       // from one tile to the next
+  I8Tile copy[kMaxTiles][2 * kDepthBlocks];  // where rows lie by themselves
 };
 
-// Blocks [first, first + n) of m rows; the last tile's missing rows are the last row once more.
-void take_rows(const void* const* rows, int64_t m, int64_t first, int64_t n, IntPass& pass) {
-  for (int64_t tile = 0; tile * kTileRows < m; ++tile) {
-    if (pass.x.take_in_place(rows, m, tile, first)) continue;
-    pass.x.take_copy(tile);
-    for (int64_t i = 0; i < kTileRows; ++i) {
-      const auto* row = static_cast<const I8Block*>(rows[std::min(tile * kTileRows + i, m - 1)]) + first;
-      for (int64_t b = 0; b < n; ++b) std::memcpy(pass.x.copy(tile, b, i), row + b, sizeof(I8Block));
+// Blocks [first, first + n) of m rows, together in the pass's copy; the last tile's missing rows are the last row once
+// more.
+void copy_rows(const void* const* rows, int64_t m, int64_t first, int64_t n, IntPass& pass) {
+  pass.x = pass.copy[0];
+  pass.tile_groups = 2 * kDepthBlocks;
+  for (int64_t i = 0; i < (m + kTileRows - 1) / kTileRows * kTileRows; ++i) {
+    const auto* row = static_cast<const I8Block*>(rows[std::min(i, m - 1)]) + first;
+    for (int64_t g = 0; g < 2 * n; ++g) {
+      I8Tile& to = pass.copy[i / kTileRows][g];
+      std::memcpy(to.q[i % kTileRows], row[g / 2].q + g % 2 * 32, 32);
+      to.scale[i % kTileRows] = row[g / 2].scale[g % 2];
     }
   }
 }
 
-// The sums of group g of block b, to pass.sums[kSlot].
+// The sums of group g of a tile of rows, to pass.sums[kSlot].
 template <int kSlot>
-MOE_AMX_INLINE void sum_group(IntPass& pass, int64_t tile, int64_t b, int g) {
+MOE_AMX_INLINE void sum_group(IntPass& pass, const I8Tile* x, const PanelWeights& w, int64_t g) {
   constexpr int kX = 4 + kSlot % 2;
   constexpr int kWeight = 6 + kSlot % 2;
-  load_tile<kX>(pass.x.at(tile, b) + 32 * g, pass.x.stride(tile));
-  load_tile<kWeight>(pass.weights + (2 * b + g) * kGroupLines * kLine, kLine);
+  load_tile<kX>(x[g].q, sizeof(x->q[0]));
+  load_tile<kWeight>(w.group(g), w.line_bytes);
   zero_tile<kSlot>();
   add_i8<kSlot, kX, kWeight>();
   store_tile<kSlot>(pass.sums[kSlot], kLine);
 }
 
 // acc[row] += sum * (scale of the weights * scale of the row)
-MOE_AMX_TARGET MOE_AMX_INLINE void add_group(const IntPass& pass, int64_t tile, int64_t b, int g, int slot,
-                                             const char* scales, __m512 (&acc)[kTileRows]) {
-  const __m512 weights = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales) + g));
-  const char* x = pass.x.at(tile, b);
-  const int64_t stride = pass.x.stride(tile);
+MOE_AMX_TARGET MOE_AMX_INLINE void add_group(const IntPass& pass, const I8Tile& x, int slot, const char* scales,
+                                             __m512 (&acc)[kTileRows]) {
+  const __m512 weights = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales)));
 #pragma GCC unroll 16
-  for (int t = 0; t < kTileRows; ++t, x += stride) {
+  for (int t = 0; t < kTileRows; ++t) {
     const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(pass.sums[slot] + kPanel * t));
-    const __m512 both = _mm512_mul_ps(weights, _mm512_set1_ps(reinterpret_cast<const I8Block*>(x)->scale[g]));
-    acc[t] = _mm512_fmadd_ps(sum, both, acc[t]);
+    acc[t] = _mm512_fmadd_ps(sum, _mm512_mul_ps(weights, _mm512_set1_ps(x.scale[t])), acc[t]);
   }
 }
 
-// One tile of `n_rows` rows over n blocks; `scales`: the first block's, the next `block_bytes` on.
-MOE_AMX_TARGET void multiply_tile(IntPass& pass, int64_t tile, int64_t n, const char* scales, int64_t block_bytes,
-                                  bool first, int64_t n_rows, float* c, Ahead& ahead) {
+// One tile of `n_rows` rows over n blocks. (w by value: its parts stay in registers.)
+MOE_AMX_TARGET MOE_AMX_INLINE void multiply_tile(IntPass& pass, int64_t tile, int64_t n, const PanelWeights w,
+                                                 bool first, int64_t n_rows, float* c, Ahead& ahead) {
   __m512 acc[kTileRows];
 #pragma GCC unroll 16
   for (int64_t t = 0; t < kTileRows; ++t) {
     acc[t] = first || t >= n_rows ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock);
   }
   // The tiles are three groups ahead of the additions, which do not wait for them then.
-  sum_group<0>(pass, tile, 0, 0);
-  sum_group<1>(pass, tile, 0, 1);
-  if (n > 1) sum_group<2>(pass, tile, 1, 0);
-  for (int64_t b = 0; b < n; b += 2) {
-    const char* s = scales + b * block_bytes;
+  const I8Tile* x = pass.x + tile * pass.tile_groups;
+  sum_group<0>(pass, x, w, 0);
+  sum_group<1>(pass, x, w, 1);
+  if (n > 1) sum_group<2>(pass, x, w, 2);
+  for (int64_t g = 0; g < 2 * n; g += 4) {
+    const bool more = g + 4 < 2 * n;
     ahead.ask();
-    if (b + 1 < n) sum_group<3>(pass, tile, b + 1, 1);
-    add_group(pass, tile, b, 0, 0, s, acc);
-    if (b + 2 < n) sum_group<0>(pass, tile, b + 2, 0);
-    add_group(pass, tile, b, 1, 1, s, acc);
-    if (b + 1 >= n) break;
+    if (g + 2 < 2 * n) sum_group<3>(pass, x, w, g + 3);
+    add_group(pass, x[g], 0, w.scales_of(g), acc);
+    if (more) sum_group<0>(pass, x, w, g + 4);
+    add_group(pass, x[g + 1], 1, w.scales_of(g + 1), acc);
+    if (g + 2 >= 2 * n) break;
     ahead.ask();
-    if (b + 2 < n) sum_group<1>(pass, tile, b + 2, 1);
-    add_group(pass, tile, b + 1, 0, 2, s + block_bytes, acc);
-    if (b + 3 < n) sum_group<2>(pass, tile, b + 3, 0);
-    add_group(pass, tile, b + 1, 1, 3, s + block_bytes, acc);
+    if (more) sum_group<1>(pass, x, w, g + 5);
+    add_group(pass, x[g + 2], 2, w.scales_of(g + 2), acc);
+    if (g + 6 < 2 * n) sum_group<2>(pass, x, w, g + 6);
+    add_group(pass, x[g + 3], 3, w.scales_of(g + 3), acc);
   }
 #pragma GCC unroll 16
   for (int64_t t = 0; t < kTileRows; ++t) {
@@ -240,6 +255,7 @@ MOE_AMX_TARGET void multiply_tile(IntPass& pass, int64_t tile, int64_t n, const 
 template <typename W>
 MOE_AMX_TARGET void multiply_many(const ProductArgs& a) {
   IntPass pass;
+  typename W::Memory memory;
   const Shapes shapes(kTileRows, 32);
   const int64_t n_blocks = (a.k + kI8BlockElements - 1) / kI8BlockElements;
   const int64_t n_tiles = (a.m + kTileRows - 1) / kTileRows;
@@ -248,15 +264,17 @@ MOE_AMX_TARGET void multiply_many(const ProductArgs& a) {
     const int64_t n = std::min(kDepthBlocks, n_blocks - first);
     const char* after = first + n < n_blocks ? a.w + (first + n) * block_bytes : a.next;
     Ahead ahead(after, kDepthBlocks * block_bytes, a.n_panels * n_tiles * n);
-    take_rows(a.x, a.m, first, n, pass);
+    if (a.tiles == nullptr) {
+      copy_rows(a.x, a.m, first, n, pass);
+    } else {
+      pass.x = a.tiles + 2 * first;
+      pass.tile_groups = 2 * n_blocks;
+    }
     for (int64_t p = 0; p < a.n_panels; ++p) {
-      const char* w = a.w + p * a.panel_bytes + first * block_bytes;
-      for (int64_t b = 0; b < n; ++b) {
-        W::unpack(w + b * block_bytes, a.step_bytes, pass.weights + b * 2 * kGroupLines * kLine);
-      }
+      const PanelWeights w = W::take(a.w + p * a.panel_bytes + first * block_bytes, a.step_bytes, n, memory);
       for (int64_t tile = 0; tile < n_tiles; ++tile) {
-        multiply_tile(pass, tile, n, w + (W::kLines - 1) * a.step_bytes, block_bytes, first == 0,
-                      std::min(kTileRows, a.m - tile * kTileRows), a.c + tile * kTileRows * kBlock + p * kPanel, ahead);
+        multiply_tile(pass, tile, n, w, first == 0, std::min(kTileRows, a.m - tile * kTileRows),
+                      a.c + tile * kTileRows * kBlock + p * kPanel, ahead);
       }
     }
   }
@@ -272,9 +290,9 @@ ProductArgs rows_of(ProductArgs a, int64_t first, int64_t n) {
 
 template <typename W, Format kFormat>
 void multiply_int(const ProductArgs& a) {
-  const int64_t left = a.m % kTileRows <= kFewRows ? a.m % kTileRows : 0;
-  if (a.m > left) multiply_many<W>(rows_of(a, 0, a.m - left));
-  if (left > 0) N_AVX3::few_rows_product(kFormat)(rows_of(a, a.m - left, left));
+  const int64_t tiled = tiled_rows(a.m);
+  if (tiled > 0) multiply_many<W>(rows_of(a, 0, tiled));
+  if (tiled < a.m) N_AVX3::few_rows_product(kFormat)(rows_of(a, tiled, a.m - tiled));
 }
 
 // ---- bf16
@@ -458,6 +476,7 @@ void fill_amx_products(Kernels& k) {
   k.product[static_cast<int>(Format::kI4)][static_cast<int>(RowType::kI8)] = multiply_int<Int4, Format::kI4>;
   k.product[static_cast<int>(Format::kBF16)][static_cast<int>(RowType::kBF16)] = multiply_bf16;
   k.even_rows = true;
+  k.takes_tiles = true;
 }
 
 }  // namespace moe::cpu

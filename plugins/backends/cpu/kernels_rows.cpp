@@ -127,18 +127,21 @@ HWY_INLINE void store_group(const VI (&q)[kGroupVectors], int8_t* out) {
   for (int i = 0; i < kGroupVectors; ++i) hn::StoreU(hn::DemoteTo(d8, q[i]), d8, out + i * kLanes);
 }
 
-// A group of up to 32 activations as an integer product reads them; see quantize_activation in moe/sdk/quant.hpp.
-void round_i8_group(const float* x, VF factor, int64_t n, int64_t group, I8Block& out) {
-  const DI di;
+// A group of up to 32 activations as integers; see quantize_activation in moe/sdk/quant.hpp. Gives their scale.
+HWY_INLINE float round_activations(const float* x, VF factor, int64_t n, VI (&q)[kGroupVectors]) {
   VF v[kGroupVectors];
   const Group g = load_group(x, factor, n, v);
   const float scale = g.finite ? g.largest / 127.0F : NAN;
-  VI q[kGroupVectors];
   round_group(g, v, scale, -127.0F, 127.0F, q);
+  return scale;
+}
+void round_i8_group(const float* x, VF factor, int64_t n, int64_t group, I8Block& out) {
+  const DI di;
+  VI q[kGroupVectors];
+  out.scale[group] = round_activations(x, factor, n, q);
   store_group(q, out.q + 32 * group);
   VI sum = hn::Zero(di);
   for (int i = 0; i < kGroupVectors; ++i) sum = hn::Add(sum, q[i]);
-  out.scale[group] = scale;
   out.minus_sum[group] = -hn::GetLane(hn::SumOfLanes(di, sum));
 }
 
@@ -203,6 +206,19 @@ void round_to_i8(const float* x, VF factor, int64_t first, int64_t n, int64_t to
     round_i8_group(x + i, factor, HWY_MIN(n - i, 32), group % 2, out[group / 2]);
   }
   if (first + n == total && group % 2 != 0) round_i8_group(x, factor, 0, 1, out[group / 2]);
+}
+
+void round_to_tile(const float* x, float factor, int64_t first, int64_t n, int64_t total, I8Tile* out, int64_t slot) {
+  const VF f = hn::Set(DF(), factor);
+  VI q[kGroupVectors];
+  I8Tile* to = out + first / 32;
+  for (int64_t i = 0; i < n; i += 32, ++to) {
+    to->scale[slot] = round_activations(x + i, f, HWY_MIN(n - i, 32), q);
+    store_group(q, to->q[slot]);
+  }
+  if (first + n < total || (to - out) % 2 == 0) return;
+  to->scale[slot] = 0.0F;
+  std::fill_n(to->q[slot], 32, int8_t{0});
 }
 
 void round_row(moe_activation_type type, RowType as, const float* x, float factor, int64_t first, int64_t n,
@@ -438,6 +454,7 @@ int32_t argmax(const float* x, int64_t n) {
 void fill_rows(Kernels& k) {
   k.finish = finish;
   k.round = round_row;
+  k.round_to_tile = round_to_tile;
   k.quantize_int8 = quantize_i8;
   k.quantize_int4 = quantize_i4;
   k.activate = activate;

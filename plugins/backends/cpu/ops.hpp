@@ -1,7 +1,9 @@
 // The operations of the backend `cpu`: what they need and how they run.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 #include "kernels.hpp"
@@ -65,13 +67,73 @@ struct Rows {
   [[nodiscard]] const void* at(int64_t i, int64_t g = 0) const { return first + i * stride + g * group_stride; }
 };
 
-// Sums of rows x[0 .. m) with panels [panel, panel + n_panels) of a group, all of one block: c [m, kBlock]. `next`: the
-// weights that are read after these, if not those that lie behind them.
+// Rows that are multiplied by the same weights, rounded into memory: one by one, or those before tiled_rows() in tiles.
+class RowSet {
+ public:
+  // Rows that the memory of a set of n rows has place for.
+  static int64_t places(bool tiles, int64_t n) { return tiles ? std::max(n, (tiled_rows(n) + 15) / 16 * 16) : n; }
+  static bool uses_tiles(const Kernels& kernels, RowType type) { return type == RowType::kI8 && kernels.takes_tiles; }
+
+  RowSet() = default;
+  // n rows of k elements; memory: places(tiles, n) times row_bytes(type, k).
+  RowSet(bool tiles, RowType type, int64_t n, int64_t k, char* memory)
+      : type_(type), n_(n), k_(k), n_tiled_(tiles ? tiled_rows(n) : 0), bytes_(row_bytes(type, k)), memory_(memory) {}
+
+  [[nodiscard]] const void* row(int64_t i) const { return memory_ + i * bytes_; }
+  // Those that row i, the first of its tile, begins; null if rows lie one by one.
+  [[nodiscard]] const I8Tile* tiles(int64_t i) const { return n_tiled_ == 0 ? nullptr : tile(i); }
+
+  // Elements [first, first + n) of row i: x times `factor`, rounded; see Kernels::round.
+  void round(const Kernels& kernels, moe_activation_type activation, const float* x, float factor, int64_t first,
+             int64_t n, int64_t i) const {
+    if (i >= n_tiled_) return kernels.round(activation, type_, x, factor, first, n, k_, memory_ + i * bytes_);
+    kernels.round_to_tile(x, factor, first, n, k_, tile(i), i % 16);
+    const int64_t end = first + n == k_ ? tile_groups(k_) : (first + n) / 32;
+    if (i + 1 == n_) clear_behind(i, first / 32, end);
+  }
+  // Row i, from a row that lies by itself.
+  void copy(const void* from, int64_t i) const {
+    if (i >= n_tiled_) {
+      std::memcpy(memory_ + i * bytes_, from, static_cast<size_t>(bytes_));
+      return;
+    }
+    const auto* blocks = static_cast<const I8Block*>(from);
+    I8Tile* to = tile(i);
+    for (int64_t g = 0; g < tile_groups(k_); ++g) {
+      std::memcpy(to[g].q[i % 16], blocks[g / 2].q + g % 2 * 32, sizeof(to->q[0]));
+      to[g].scale[i % 16] = blocks[g / 2].scale[g % 2];
+    }
+    if (i + 1 == n_) clear_behind(i, 0, tile_groups(k_));
+  }
+
+ private:
+  [[nodiscard]] I8Tile* tile(int64_t i) const { return reinterpret_cast<I8Tile*>(memory_) + i / 16 * tile_groups(k_); }
+  // Groups [begin, end) of the rows that row i's tile has behind it.
+  void clear_behind(int64_t i, int64_t begin, int64_t end) const {
+    for (I8Tile* to = tile(i) + begin; to < tile(i) + end; ++to) {
+      for (int64_t slot = i % 16 + 1; slot < 16; ++slot) {
+        std::memset(to->q[slot], 0, sizeof(to->q[slot]));
+        to->scale[slot] = 0.0F;
+      }
+    }
+  }
+
+  RowType type_ = RowType::kF32;
+  int64_t n_ = 0;
+  int64_t k_ = 0;
+  int64_t n_tiled_ = 0;
+  int64_t bytes_ = 0;
+  char* memory_ = nullptr;
+};
+
+// Sums of rows x[0 .. m) with panels [panel, panel + n_panels) of a group, all of one block: c [m, kBlock]. `tiles`:
+// see ProductArgs. `next`: the weights that are read after these, if not those that lie behind them.
 inline void multiply(const Kernels& kernels, const moe_weight& w, int64_t group, int64_t panel, int64_t n_panels,
-                     RowType type, const void* const* x, int64_t m, float* c, const char* next = nullptr) {
+                     RowType type, const void* const* x, const I8Tile* tiles, int64_t m, float* c,
+                     const char* next = nullptr) {
   const PanelPlace place = w.panel(group, panel);
   if (next == nullptr) next = place.first + n_panels * w.panel_bytes;
-  const ProductArgs args{place.first, w.unit_bytes, place.step_bytes, n_panels, x, m, w.n_in, c, next};
+  const ProductArgs args{place.first, w.unit_bytes, place.step_bytes, n_panels, x, m, w.n_in, c, next, tiles};
   product_of(kernels, w.format, type)(args);
 }
 

@@ -20,9 +20,10 @@ struct Space {
   int32_t* begin;   // [n_experts + 1]: where each expert's pairs begin
   int32_t* pairs;   // [n_pairs]
   int32_t* active;  // [n_experts]: those that have pairs
+  int32_t* places;  // [n_experts]: where each expert's rows begin in `gathered` and `hidden`, in rows
   char* x;          // the first products' rows, where they are not args.x itself: one a token, or one a pair
-  char* gathered;   // [n_pairs] of them in the order of the sorted pairs, or null
-  char* hidden;     // [n_pairs] rows in the order of the sorted pairs
+  char* gathered;   // of them a RowSet for each expert, or null
+  char* hidden;     // a RowSet for each expert
   float* sums;      // of each pair: [n_threads, n_pairs, down_columns()], or [n_pairs, d_model] where the pairs are few
 };
 
@@ -35,9 +36,14 @@ RowType input_type(const Kernels& kernels, const moe_ffn_args& args) {
   return args.up == nullptr || row_type(kernels, args.up->format, args.activation) == gate ? gate : RowType::kF32;
 }
 
-// Whether an expert's rows are copied together first: where there are so many that its products are the faster for it.
+bool uses_tiles(const Kernels& kernels, const moe_ffn_args& args, RowType type) {
+  return n_pairs_of(args) > kFewRows && RowSet::uses_tiles(kernels, type);
+}
+// Whether experts' rows are copied together first, those of the experts that have tiles or all: where there are so many
+// that products are the faster for it.
 bool gathers(const Kernels& kernels, const moe_ffn_args& args, RowType type) {
-  return kernels.even_rows && type != RowType::kF32 && given(args.ids) && n_pairs_of(args) >= 16 * args.n_experts;
+  if (uses_tiles(kernels, args, type)) return true;
+  return kernels.even_rows && type == RowType::kBF16 && given(args.ids) && n_pairs_of(args) >= 16 * args.n_experts;
 }
 
 Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args) {
@@ -51,9 +57,13 @@ Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args)
   s.begin = arena.take<int32_t>(args.n_experts + 1);
   s.pairs = arena.take<int32_t>(n_pairs);
   s.active = arena.take<int32_t>(args.n_experts);
+  s.places = arena.take<int32_t>(args.n_experts);
   s.x = in_place ? nullptr : arena.take<char>((on_input ? n_pairs : n) * row_bytes(type, args.gate->n_in));
-  s.gathered = gathers(kernels, args, type) ? arena.take<char>(n_pairs * row_bytes(type, args.gate->n_in)) : nullptr;
-  s.hidden = arena.take<char>(n_pairs * row_bytes(down_type, args.width));
+  // A set with tiles has up to nine places more than rows.
+  const bool tiles = uses_tiles(kernels, args, type) || uses_tiles(kernels, args, down_type);
+  const int64_t places = n_pairs + (tiles ? (15 - kFewRows) * std::min(args.n_experts, n_pairs / (kFewRows + 1)) : 0);
+  s.gathered = gathers(kernels, args, type) ? arena.take<char>(places * row_bytes(type, args.gate->n_in)) : nullptr;
+  s.hidden = arena.take<char>(places * row_bytes(down_type, args.width));
   const int64_t whole = std::min(n_pairs, kManyPairs) * args.x.shape[1];
   s.sums = arena.take<float>(std::max(n_threads() * n_pairs * down_columns(n_pairs), whole));
   return s;
@@ -71,7 +81,8 @@ class Ffn {
         on_input_(args.weight_on == MOE_WEIGHT_ON_INPUT),
         x_type_(input_type(kernels, args)),
         hidden_type_(row_type(kernels, args.down->format, args.activation)),
-        hidden_bytes_(row_bytes(hidden_type_, args.width)),
+        x_tiles_(uses_tiles(kernels, args, x_type_)),
+        hidden_tiles_(uses_tiles(kernels, args, hidden_type_)),
         gating_(args.gating) {
     if (args.up == nullptr) gating_.ungated = 1;
   }
@@ -113,6 +124,23 @@ class Ffn {
     }
     for (int64_t e = a_.n_experts; e > 0; --e) s_.begin[e] = s_.begin[e - 1];
     s_.begin[0] = 0;
+    int64_t place = 0;
+    for (int64_t e = 0; e < a_.n_experts; ++e) {
+      s_.places[e] = static_cast<int32_t>(place);
+      place += RowSet::places(x_tiles_ || hidden_tiles_, n_rows(e));
+      n_gathered_ += is_gathered(e) ? n_rows(e) : 0;
+    }
+  }
+  [[nodiscard]] int64_t n_rows(int64_t e) const { return s_.begin[e + 1] - s_.begin[e]; }
+  [[nodiscard]] bool is_gathered(int64_t e) const {
+    return s_.gathered != nullptr && (!x_tiles_ || tiled_rows(n_rows(e)) > 0);
+  }
+  [[nodiscard]] RowSet gathered(int64_t e) const {
+    return {x_tiles_, x_type_, n_rows(e), d_model_, s_.gathered + s_.places[e] * row_bytes(x_type_, d_model_)};
+  }
+  [[nodiscard]] RowSet hidden(int64_t e) const {
+    return {hidden_tiles_, hidden_type_, n_rows(e), a_.width,
+            s_.hidden + s_.places[e] * row_bytes(hidden_type_, a_.width)};
   }
 
   // x, or w x where the weight is on the input, as the products read it.
@@ -131,10 +159,10 @@ class Ffn {
   }
 
   void gather_input() {
-    if (s_.gathered == nullptr) return;
-    const int64_t bytes = row_bytes(x_type_, d_model_);
-    spread_rows(n_used_, bytes, [&](int64_t r, int32_t) {
-      std::memcpy(s_.gathered + r * bytes, input_of(s_.pairs[r]), static_cast<size_t>(bytes));
+    if (n_gathered_ == 0) return;
+    spread_rows(n_used_, row_bytes(x_type_, d_model_), [&](int64_t r, int32_t) {
+      const int64_t e = expert_of(s_.pairs[r]);
+      if (is_gathered(e)) gathered(e).copy(input_of(s_.pairs[r]), r - s_.begin[e]);
     });
   }
   [[nodiscard]] const void* input_of(int64_t pair) const { return x_.at(on_input_ ? pair : pair / k_); }
@@ -164,23 +192,21 @@ class Ffn {
     const int64_t width = std::min(n_panels * kPanel, a_.width - first);
     const float* gate_bias = present(a_.gate_bias) ? at(a_.gate_bias, e) + first : nullptr;
     const float* up_bias = a_.up != nullptr && present(a_.up_bias) ? at(a_.up_bias, e) + first : nullptr;
-    for (int64_t begin = s_.begin[e]; begin < s_.begin[e + 1]; begin += kMaxRows) {
-      const int32_t* pairs = s_.pairs + begin;
-      const int64_t m = std::min<int64_t>(kMaxRows, s_.begin[e + 1] - begin);
-      for (int64_t r = 0; r < m; ++r) {
-        rows[r] =
-            s_.gathered == nullptr ? input_of(pairs[r]) : s_.gathered + (begin + r) * row_bytes(x_type_, d_model_);
-      }
-      multiply(kernels_, *a_.gate, e, panel, n_panels, x_type_, rows, m, gate);
-      if (a_.up != nullptr) multiply(kernels_, *a_.up, e, panel, n_panels, x_type_, rows, m, up);
+    const RowSet x = is_gathered(e) ? gathered(e) : RowSet();
+    const RowSet hidden = this->hidden(e);
+    for (int64_t begin = 0; begin < n_rows(e); begin += kMaxRows) {
+      const int32_t* pairs = s_.pairs + s_.begin[e] + begin;
+      const int64_t m = std::min(kMaxRows, n_rows(e) - begin);
+      for (int64_t r = 0; r < m; ++r) rows[r] = is_gathered(e) ? x.row(begin + r) : input_of(pairs[r]);
+      multiply(kernels_, *a_.gate, e, panel, n_panels, x_type_, rows, x.tiles(begin), m, gate);
+      if (a_.up != nullptr) multiply(kernels_, *a_.up, e, panel, n_panels, x_type_, rows, x.tiles(begin), m, up);
       for (int64_t r = 0; r < m; ++r) {
         float* g = gate + r * kBlock;
         float* u = up + r * kBlock;
         if (gate_bias != nullptr) kernels_.add(1.0F, g, 1.0F, gate_bias, g, width);
         if (up_bias != nullptr) kernels_.add(1.0F, u, 1.0F, up_bias, u, width);
         kernels_.activate(gating_, g, a_.up == nullptr ? nullptr : u, g, width);
-        kernels_.round(a_.activation, hidden_type_, g, 1.0F, first, width, a_.width,
-                       s_.hidden + (begin + r) * hidden_bytes_);
+        hidden.round(kernels_, a_.activation, g, 1.0F, first, width, begin + r);
       }
     }
   }
@@ -240,13 +266,15 @@ class Ffn {
     const int64_t first = panel * kPanel;
     const int64_t width = std::min(n_panels * kPanel, d_model_ - first);
     const float* bias = present(a_.down_bias) ? at(a_.down_bias, e) + first : nullptr;
-    for (int64_t begin = s_.begin[e]; begin < s_.begin[e + 1]; begin += kMaxRows) {
-      const int32_t* pairs = s_.pairs + begin;
-      const int64_t m = std::min<int64_t>(kMaxRows, s_.begin[e + 1] - begin);
-      for (int64_t r = 0; r < m; ++r) rows[r] = s_.hidden + (begin + r) * hidden_bytes_;
+    const RowSet hidden = this->hidden(e);
+    for (int64_t begin = 0; begin < n_rows(e); begin += kMaxRows) {
+      const int32_t* pairs = s_.pairs + s_.begin[e] + begin;
+      const int64_t m = std::min(kMaxRows, n_rows(e) - begin);
+      for (int64_t r = 0; r < m; ++r) rows[r] = hidden.row(begin + r);
       for (int64_t p = 0; p < n_panels; p += kBlockPanels) {
         const int64_t n = std::min(kBlockPanels, n_panels - p);
-        multiply(kernels_, *a_.down, e, panel + p, n, hidden_type_, rows, m, c, p + n < n_panels ? nullptr : next);
+        multiply(kernels_, *a_.down, e, panel + p, n, hidden_type_, rows, hidden.tiles(begin), m, c,
+                 p + n < n_panels ? nullptr : next);
         const int64_t left = std::min(n * kPanel, width - p * kPanel);
         for (int64_t r = 0; r < m; ++r) {
           float* to = sums + pairs[r] * stride + p * kPanel;
@@ -277,11 +305,13 @@ class Ffn {
   bool on_input_;
   RowType x_type_;
   RowType hidden_type_;
-  int64_t hidden_bytes_;
+  bool x_tiles_;
+  bool hidden_tiles_;
   moe_gating gating_;
   Rows x_{};
   int64_t n_active_ = 0;
-  int64_t n_used_ = 0;  // pairs that have an expert
+  int64_t n_used_ = 0;      // pairs that have an expert
+  int64_t n_gathered_ = 0;  // of which those that are copied together
 };
 
 uint64_t ffn_workspace(const Kernels& kernels, const moe_ffn_args& args) {

@@ -8,31 +8,59 @@ bool reads_in_place(RowType type, moe_activation_type activation) {
   return type == RowType::kF32 && activation == MOE_F32;
 }
 
-// Where the rounded activations of a product lie in its workspace, if they are needed.
-char* take_rows(Arena& arena, RowType type, moe_activation_type activation, int64_t n, int64_t k) {
-  return reads_in_place(type, activation) ? nullptr : arena.take<char>(n * row_bytes(type, k));
-}
-
-// Rounds rows (i, g) of x into `memory`, unless they are read in place.
-Rows round_rows(const Kernels& kernels, RowType type, moe_activation_type activation, const moe_tensor& x,
-                char* memory) {
-  const int64_t groups = x.ndim == 3 ? x.shape[1] : 1;
-  const int64_t k = x.shape[x.ndim - 1];
-  if (memory == nullptr) {
-    return {type, static_cast<const char*>(x.data), x.strides[0] * 4, x.ndim == 3 ? x.strides[1] * 4 : 0};
+// The rows of a product as its kernels read them: a set for each group, or in place.
+class Input {
+ public:
+  Input(Arena& arena, const Kernels& kernels, const moe_weight& w, moe_activation_type activation, const moe_tensor& x,
+        bool tiles)
+      : kernels_(kernels),
+        type_(row_type(kernels, w.format, activation)),
+        activation_(activation),
+        x_(x),
+        groups_(x.ndim == 3 ? x.shape[1] : 1),
+        k_(w.n_in),
+        tiles_(tiles && RowSet::uses_tiles(kernels, type_)),
+        set_bytes_(RowSet::places(tiles_, x.shape[0]) * row_bytes(type_, k_)) {
+    if (!reads_in_place(type_, activation)) memory_ = arena.take<char>(groups_ * set_bytes_);
   }
-  const int64_t bytes = row_bytes(type, k);
-  spread_rows(x.shape[0] * groups, 4 * k, [&](int64_t r, int32_t) {
-    kernels.round(activation, type, at(x, r / groups, r % groups), 1.0F, 0, k, k, memory + r * bytes);
-  });
-  return {type, memory, bytes * groups, bytes};
-}
+  [[nodiscard]] RowType type() const { return type_; }
+  // Rounds all rows, unless they are read in place.
+  void round() const {
+    if (reads_in_place(type_, activation_)) return;
+    spread_rows(x_.shape[0] * groups_, 4 * k_, [&](int64_t r, int32_t) {
+      const int64_t i = r / groups_;
+      const int64_t g = r % groups_;
+      set(g).round(kernels_, activation_, at(x_, i, g), 1.0F, 0, k_, i);
+    });
+  }
+  // Rows [i, i + m) of group g, and where they lie in tiles.
+  const I8Tile* rows(int64_t i, int64_t m, int64_t g, const void** out) const {
+    if (reads_in_place(type_, activation_)) {
+      for (int64_t r = 0; r < m; ++r) out[r] = at(x_, i + r, g);
+      return nullptr;
+    }
+    const RowSet rows = set(g);
+    for (int64_t r = 0; r < m; ++r) out[r] = rows.row(i + r);
+    return rows.tiles(i);
+  }
+
+ private:
+  [[nodiscard]] RowSet set(int64_t g) const { return {tiles_, type_, x_.shape[0], k_, memory_ + g * set_bytes_}; }
+
+  const Kernels& kernels_;
+  RowType type_;
+  moe_activation_type activation_;
+  const moe_tensor& x_;
+  int64_t groups_;
+  int64_t k_;
+  bool tiles_;
+  int64_t set_bytes_;
+  char* memory_ = nullptr;
+};
 
 uint64_t matmul_workspace(const Kernels& kernels, const moe_matmul_args& args) {
   Arena arena;
-  const int64_t groups = args.x.ndim == 3 ? args.x.shape[1] : 1;
-  take_rows(arena, row_type(kernels, args.weight->format, args.activation), args.activation, args.x.shape[0] * groups,
-            args.weight->n_in);
+  Input(arena, kernels, *args.weight, args.activation, args.x, true);
   return arena.used();
 }
 
@@ -43,11 +71,10 @@ Status matmul(const Kernels& kernels, const moe_matmul_args& args) {
   MOE_TRY(loops::expect_shape("x", args.x, n, w.n_groups, w.n_in));
   MOE_TRY(loops::expect_shape("out", args.out, n, w.n_groups, w.n_out));
   if (n == 0) return {};
-  const RowType type = row_type(kernels, w.format, args.activation);
   Arena arena(args.header);
-  char* memory = take_rows(arena, type, args.activation, n * w.n_groups, w.n_in);
+  const Input x(arena, kernels, w, args.activation, args.x, true);
   MOE_TRY(arena.check());
-  const Rows x = round_rows(kernels, type, args.activation, args.x, memory);
+  x.round();
   const auto* bias = static_cast<const float*>(args.bias.data);
   const int64_t take =
       n > kMaxRows ? task_panels_of_many(w.n_panels, w.n_groups, w.panel_bytes) : task_panels(w.n_panels, w.n_groups);
@@ -61,14 +88,14 @@ Status matmul(const Kernels& kernels, const moe_matmul_args& args) {
     const int64_t end = std::min(begin + take, w.n_panels);
     for (int64_t i = 0; i < n; i += kMaxRows) {
       const int64_t m = std::min(kMaxRows, n - i);
-      for (int64_t r = 0; r < m; ++r) rows[r] = x.at(i + r, g);
+      const I8Tile* tiles = x.rows(i, m, g, rows);
       for (int64_t panel = begin; panel < end; panel += kBlockPanels) {
         const int64_t n_panels = std::min(kBlockPanels, end - panel);
         const int64_t first = panel * kPanel;
         const int64_t width = std::min(n_panels * kPanel, w.n_out - first);
         const FinishArgs finish{bias == nullptr ? nullptr : bias + g * w.n_out + first, args.scale, args.soft_cap,
                                 args.accumulate != 0};
-        multiply(kernels, w, g, panel, n_panels, type, rows, m, c);
+        multiply(kernels, w, g, panel, n_panels, x.type(), rows, tiles, m, c);
         for (int64_t r = 0; r < m; ++r) kernels.finish(finish, c + r * kBlock, at(args.out, i + r, g) + first, width);
       }
     }
@@ -78,8 +105,7 @@ Status matmul(const Kernels& kernels, const moe_matmul_args& args) {
 
 uint64_t grouped_matmul_workspace(const Kernels& kernels, const moe_grouped_matmul_args& args) {
   Arena arena;
-  take_rows(arena, row_type(kernels, args.weight->format, args.activation), args.activation, args.x.shape[0],
-            args.weight->n_in);
+  Input(arena, kernels, *args.weight, args.activation, args.x, false);
   return arena.used();
 }
 
@@ -90,11 +116,10 @@ Status grouped_matmul(const Kernels& kernels, const moe_grouped_matmul_args& arg
   MOE_TRY(loops::expect_shape("x", args.x, n, 1, w.n_in));
   MOE_TRY(loops::expect_shape("out", args.out, n, 1, w.n_out));
   if (n == 0) return {};
-  const RowType type = row_type(kernels, w.format, args.activation);
   Arena arena(args.header);
-  char* memory = take_rows(arena, type, args.activation, n, w.n_in);
+  const Input x(arena, kernels, w, args.activation, args.x, false);  // its sets begin anywhere in the rows
   MOE_TRY(arena.check());
-  const Rows x = round_rows(kernels, type, args.activation, args.x, memory);
+  x.round();
   const int64_t tasks = (w.n_panels + kBlockPanels - 1) / kBlockPanels;
   spread(w.n_groups * tasks, n * w.n_panels * w.panel_bytes, [&](int64_t task, int32_t) {
     const int64_t g = task / tasks;
@@ -110,8 +135,8 @@ Status grouped_matmul(const Kernels& kernels, const moe_grouped_matmul_args& arg
     const FinishArgs finish{present(args.bias) ? at(args.bias, g) + first : nullptr, 1.0F, 0.0F, false};
     for (int64_t i = begin; i < end; i += kMaxRows) {
       const int64_t m = std::min(kMaxRows, end - i);
-      for (int64_t r = 0; r < m; ++r) rows[r] = x.at(i + r);
-      multiply(kernels, w, g, panel, n_panels, type, rows, m, c);
+      const I8Tile* tiles = x.rows(i, m, 0, rows);
+      multiply(kernels, w, g, panel, n_panels, x.type(), rows, tiles, m, c);
       for (int64_t r = 0; r < m; ++r) kernels.finish(finish, c + r * kBlock, at(args.out, i + r) + first, width);
     }
   });

@@ -144,7 +144,7 @@ void put_group(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t 
   int64_t n = kHalf;
   if (w.format == Format::kI8) {
     n = kQuantGroup;
-    for (int64_t k = 0; k < kQuantGroup; ++k) bytes[k] = static_cast<char>(q[k] ^ 0x80);
+    std::memcpy(bytes, q, kQuantGroup);
   } else {
     for (int64_t k = 0; k < kHalf; ++k) bytes[k] = static_cast<char>((q[k] + 8) | (q[k + kHalf] + 8) << 4);
   }
@@ -156,7 +156,7 @@ QuantGroup get_group(const moe_weight& w, const PanelPlace& panel, int64_t r, in
   out.scale = f16_to_f32(*from.scale);
   for (int64_t k = 0; k < kQuantGroup; ++k) {
     if (w.format == Format::kI8) {
-      out.q[k] = static_cast<int8_t>(from.byte(k) ^ 0x80);
+      out.q[k] = static_cast<int8_t>(from.byte(k));
     } else {
       const auto byte = static_cast<uint8_t>(from.byte(k % 16));
       out.q[k] = static_cast<int8_t>((k < 16 ? byte & 15 : byte >> 4) - 8);
@@ -370,7 +370,7 @@ constexpr moe_backend_rows kRowsExtension = [] {
 
 // What the file's comment in weight.hpp says, and the SDK's rounding: tests/plugins/backends/cpu/packed_test.cpp holds
 // this name and some packed bytes together.
-constexpr const char* kLayout = "cpu-panels-1";
+constexpr const char* kLayout = "cpu-panels-2";
 
 constexpr moe_backend_packed kPackedExtension = [] {
   auto packed = make<moe_backend_packed>();
