@@ -299,7 +299,7 @@ void multiply_int(const ProductArgs& a) {
 
 constexpr int64_t kChunk = 32;         // k of a tile
 constexpr int64_t kDepthChunks = 16;   // chunks in one pass when there are many rows
-constexpr int64_t kAheadBytes = 4096;  // weights that are read once are asked for so far ahead
+constexpr int64_t kAheadBytes = 3072;  // weights that are read once are asked for so far ahead
 
 // Elements [32 chunk, 32 chunk + 32) of rows of k elements, 64 bytes a row; zero beyond k.
 MOE_AMX_TARGET void take_chunk(const void* const* rows, int64_t m, int64_t chunk, int64_t k, char* out) {
