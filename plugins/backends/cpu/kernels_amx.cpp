@@ -146,13 +146,15 @@ struct PanelWeights {
 };
 struct Int8 {
   static constexpr int64_t kLines = kI8BlockLines;
+  static constexpr int64_t block_bytes(int64_t step_bytes) { return step_bytes; }
   struct Memory {};
   static PanelWeights take(const char* first, int64_t step_bytes, int64_t, Memory&) {
-    return {first, step_bytes, kLines * step_bytes, first + (kLines - 1) * step_bytes, kLines * step_bytes};
+    return {first, kLine, step_bytes, first + (kLines - 1) * kLine, step_bytes};
   }
 };
 struct Int4 {
   static constexpr int64_t kLines = kI4BlockLines;
+  static constexpr int64_t block_bytes(int64_t step_bytes) { return kLines * step_bytes; }
   struct alignas(64) Memory {
     char blocks[kDepthBlocks][2 * kGroupLines * kLine];
   };
@@ -259,7 +261,7 @@ MOE_AMX_TARGET void multiply_many(const ProductArgs& a) {
   const Shapes shapes(kTileRows, 32);
   const int64_t n_blocks = (a.k + kI8BlockElements - 1) / kI8BlockElements;
   const int64_t n_tiles = (a.m + kTileRows - 1) / kTileRows;
-  const int64_t block_bytes = W::kLines * a.step_bytes;
+  const int64_t block_bytes = W::block_bytes(a.step_bytes);
   for (int64_t first = 0; first < n_blocks; first += kDepthBlocks) {
     const int64_t n = std::min(kDepthBlocks, n_blocks - first);
     const char* after = first + n < n_blocks ? a.w + (first + n) * block_bytes : a.next;

@@ -24,27 +24,32 @@ inline constexpr int kHalf = kAccumulators / 2;
 struct Int8 {
   static constexpr int kShift = 7;  // kOffset as a power of two
   static constexpr int64_t kGroupLines = 8;
+  static constexpr int64_t line_bytes(int64_t) { return kI8Line; }
+  static constexpr int64_t block_bytes(int64_t step_bytes) { return step_bytes; }
   static constexpr int64_t kAhead = 256;  // one busy core of Zen 4: 19 GB/s; with 1024 it is 14, with 4096 12
   static HWY_INLINE VU bytes(const char* group, int64_t step_bytes, int j, int v) {
-    const VU q = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * step_bytes) + v * kLanes);
+    const VU q = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * line_bytes(step_bytes)) + v * kLanes);
     return hn::Xor(q, hn::Set(DU(), 0x80808080U));
   }
 };
 struct Int4 {
   static constexpr int kShift = 3;
   static constexpr int64_t kGroupLines = 4;
+  static constexpr int64_t line_bytes(int64_t step_bytes) { return step_bytes; }
+  static constexpr int64_t block_bytes(int64_t step_bytes) { return kI4BlockLines * step_bytes; }
   static constexpr int64_t kAhead = 768;  // 16 GB/s with 256 to 1024; without asking 11
   static HWY_INLINE VU bytes(const char* group, int64_t step_bytes, int j, int v) {
     const VU both = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j % 4 * step_bytes) + v * kLanes);
     return hn::And(j < 4 ? both : hn::ShiftRight<4>(both), hn::Set(DU(), 0x0f0f0f0fU));
   }
 };
-// Lines of 64 bytes that a panel has for 64 k: those of two groups, and one of scales.
 template <typename W>
-inline constexpr int64_t kBlockLines = 2 * W::kGroupLines + 1;
+HWY_INLINE int64_t group_bytes(int64_t step_bytes) {
+  return W::kGroupLines * W::line_bytes(step_bytes);
+}
 template <typename W>
 HWY_INLINE VF scales_of(const char* block, int64_t step_bytes, int group, int v) {
-  return load_f16(reinterpret_cast<const uint16_t*>(block + 2 * W::kGroupLines * step_bytes) + group * 16 + v * kLanes);
+  return load_f16(reinterpret_cast<const uint16_t*>(block + 2 * group_bytes<W>(step_bytes)) + group * 16 + v * kLanes);
 }
 
 // sum + the products of four unsigned bytes a lane with the four signed bytes of x, exactly.
@@ -93,7 +98,7 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
   }
   const int64_t end = (k1 + kI8BlockElements - 1) / kI8BlockElements;
   for (int64_t b = k0 / kI8BlockElements; b < end; ++b) {
-    const char* block = w + b * kBlockLines<W> * step_bytes;
+    const char* block = w + b * W::block_bytes(step_bytes);
     for (int g = 0; g < 2; ++g) {
       VI sum[kT][kN];
 #pragma GCC unroll 16
@@ -103,7 +108,7 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
 #pragma GCC unroll 16
         for (int r = 0; r < kN; ++r) sum[t][r] = start;
       }
-      const char* group = block + g * W::kGroupLines * step_bytes;
+      const char* group = block + g * group_bytes<W>(step_bytes);
       for (int j = 0; j < 8; ++j) {
 #pragma GCC unroll 16
         for (int r = 0; r < kN; ++r) {
@@ -145,9 +150,9 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, co
     for (int r = 0; r < kN; ++r) acc[t][r] = first ? hn::Zero(d) : hn::Load(d, c + t * kBlock + r * kLanes);
   }
   for (int64_t k = k0; k < k1; k += 32) {
-    const char* block = w + k / kI8BlockElements * kBlockLines<W> * step_bytes;
+    const char* block = w + k / kI8BlockElements * W::block_bytes(step_bytes);
     const int g = static_cast<int>(k / 32 % 2);
-    const char* group = block + g * W::kGroupLines * step_bytes;
+    const char* group = block + g * group_bytes<W>(step_bytes);
     const int64_t n = HWY_MIN(k1 - k, 32);
     VF sum[kT][kN];
 #pragma GCC unroll 16
@@ -218,8 +223,8 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
     for (int r = 0; r < kR; ++r) acc[t][r] = first ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock + r * kPanel);
   }
   const int64_t n_blocks = (k1 + kI8BlockElements - 1) / kI8BlockElements - k0 / kI8BlockElements;
-  const char* block = w + k0 / kI8BlockElements * kBlockLines<W> * step_bytes;
-  for (int64_t b = 0; b < n_blocks; ++b, block += kBlockLines<W> * step_bytes) {
+  const char* block = w + k0 / kI8BlockElements * W::block_bytes(step_bytes);
+  for (int64_t b = 0; b < n_blocks; ++b, block += W::block_bytes(step_bytes)) {
 #pragma GCC unroll 2
     for (int g = 0; g < 2; ++g) {
 #pragma GCC unroll 4
@@ -232,14 +237,14 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
 #pragma GCC unroll 16
           for (int r = 0; r < kTogether; ++r) sum[t][r] = start;
         }
-        const char* group = panel + g * W::kGroupLines * step_bytes;
+        const char* group = panel + g * group_bytes<W>(step_bytes);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; ++j) {
           __m512i bytes[kTogether];
 #pragma GCC unroll 16
           for (int r = 0; r < kTogether; ++r) {
             if (kAsks && j < W::kGroupLines) {
-              _mm_prefetch(group + r * panel_bytes + j * step_bytes + kAhead, _MM_HINT_T0);
+              _mm_prefetch(group + r * panel_bytes + j * W::line_bytes(step_bytes) + kAhead, _MM_HINT_T0);
             }
             bytes[r] = W::bytes(group + r * panel_bytes, step_bytes, j, 0).raw;
           }
@@ -253,7 +258,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
 #pragma GCC unroll 16
         for (int r = 0; r < kTogether; ++r) {
           if (kOnce && g == 0) {
-            _mm_prefetch(panel + 2 * W::kGroupLines * step_bytes + r * panel_bytes + kAhead, _MM_HINT_T0);
+            _mm_prefetch(panel + 2 * group_bytes<W>(step_bytes) + r * panel_bytes + kAhead, _MM_HINT_T0);
           }
           const __m512 scale = scales_of<W>(panel + r * panel_bytes, step_bytes, g, 0).raw;
 #pragma GCC unroll 16

@@ -74,13 +74,16 @@ namespace {
 
 int64_t element_bytes(Format format) { return format == Format::kF32 ? 4 : 2; }
 
-// A unit of a panel of sixteen rows: one k, two of bf16, a line of integers.
-int64_t unit_bytes(Format format) { return format == Format::kF16 ? 32 : 64; }
+// A unit of a panel of sixteen rows: one k, two of bf16, 64 of int8, a line of int4.
+int64_t unit_bytes(Format format) {
+  if (format == Format::kI8) return kI8BlockLines * kI8Line;
+  return format == Format::kF16 ? 32 : 64;
+}
 
 // Units of a panel.
 int64_t n_units(Format format, int64_t n_in) {
   const int64_t blocks = (n_in + kI8BlockElements - 1) / kI8BlockElements;
-  if (format == Format::kI8) return blocks * kI8BlockLines;
+  if (format == Format::kI8) return blocks;
   if (format == Format::kI4) return blocks * kI4BlockLines;
   return format == Format::kBF16 ? (n_in + 1) / 2 : n_in;
 }
@@ -121,19 +124,20 @@ T* element_at(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t k
 
 // Where a group of a row lies: its lines (see kernels.hpp), and its scale.
 struct GroupPlace {
-  const PanelPlace& panel;
-  int64_t first_line;
-  int64_t r;
+  char* first;
+  int64_t line_bytes;
   uint16_t* scale;
   // Four bytes of line `line` of the group.
-  [[nodiscard]] char* word(int64_t line) const { return panel.unit(first_line + line) + 4 * r; }
+  [[nodiscard]] char* word(int64_t line) const { return first + line * line_bytes; }
   [[nodiscard]] char byte(int64_t k) const { return word(k / 4)[k % 4]; }
 };
 GroupPlace group_place(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group) {
-  const int64_t lines = w.format == Format::kI8 ? kI8BlockLines : kI4BlockLines;
-  const int64_t block = group / 2 * lines;
-  auto* scales = reinterpret_cast<uint16_t*>(panel.unit(block + lines - 1));
-  return {panel, block + group % 2 * (lines / 2), r, scales + group % 2 * kPanel + r};
+  const bool wide = w.format == Format::kI8;
+  const int64_t lines = wide ? kI8BlockLines : kI4BlockLines;
+  const int64_t line_bytes = wide ? kI8Line : panel.step_bytes;
+  char* block = panel.unit(wide ? group / 2 : group / 2 * lines);
+  auto* scales = reinterpret_cast<uint16_t*>(block + (lines - 1) * line_bytes);
+  return {block + group % 2 * (lines / 2) * line_bytes + 4 * r, line_bytes, scales + group % 2 * kPanel + r};
 }
 void put_group(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group, uint16_t scale,
                const int8_t* q) {
@@ -370,7 +374,7 @@ constexpr moe_backend_rows kRowsExtension = [] {
 
 // What the file's comment in weight.hpp says, and the SDK's rounding: tests/plugins/backends/cpu/packed_test.cpp holds
 // this name and some packed bytes together.
-constexpr const char* kLayout = "cpu-panels-2";
+constexpr const char* kLayout = "cpu-panels-3";
 
 constexpr moe_backend_packed kPackedExtension = [] {
   auto packed = make<moe_backend_packed>();

@@ -1,10 +1,10 @@
 // Packed weights of the backend `cpu`.
 //
 // For products sixteen output rows are a panel, cut along k into units: f32 [1 k][16 rows], f16 the same, bf16 [16
-// rows][2 k], int8 and int4 64 k (kernels.hpp). k is padded with zeros to whole units; missing rows are zero. The units
-// of up to four panels, a block, lie side by side, unit after unit, so that a product that takes a block together reads
-// memory in one stream: with a stream a panel int8 read 8.6 GB/s where one stream gave 15 (one busy core, k 1024). For
-// MOE_USE_EMBED alone rows are kept as they are.
+// rows][2 k], int8 64 k, int4 a line of them (kernels.hpp). k is padded with zeros to whole units; missing rows are
+// zero. The units of up to four panels, a block, lie side by side, unit after unit, so that a product that takes a
+// block together reads memory in one stream: with a stream a panel int8 read 8.6 GB/s where one stream gave 15 (one
+// busy core, k 1024). For MOE_USE_EMBED alone rows are kept as they are.
 #pragma once
 
 #include <cstddef>

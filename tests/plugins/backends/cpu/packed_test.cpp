@@ -131,8 +131,8 @@ TEST_F(Packed, layout_and_packed_bytes_are_the_recorded_ones) {
     for (const char byte : bytes_of(prepared)) hash = (hash ^ static_cast<uint8_t>(byte)) * 1099511628211U;
     prepared.release(&prepared);
   }
-  EXPECT_STREQ(packed_->layout(b().instance()), "cpu-panels-2");
-  EXPECT_EQ(hash, 5263847779822879564U);
+  EXPECT_STREQ(packed_->layout(b().instance()), "cpu-panels-3");
+  EXPECT_EQ(hash, 13077942708246440660U);
 }
 
 // Numbers that rounding may get wrong: [n, 33] with a group of one at the end of each row.
