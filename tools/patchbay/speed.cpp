@@ -36,22 +36,6 @@ bool in_host_memory(Model& model) {
   return std::all_of(devices.begin(), devices.end(), [](const Device* d) { return d->host_visible(); });
 }
 
-}  // namespace
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v.empty() ? 0 : (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
-}
-
-// Some ids that differ, within the vocabulary.
-std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab, int64_t salt) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 13) % n_vocab));
-  return ids;
-}
-
-namespace {
-
 // A short request that does not count: what is touched for the first time, pages of mapped weights and of the workspace, belongs to the start.
 moe::Status warm_up(Session& session, const SpeedOptions& options) {
   Counter counter;
@@ -68,6 +52,18 @@ moe::Status warm_up(Session& session, const SpeedOptions& options) {
 }
 
 }  // namespace
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.empty() ? 0 : (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
+}
+
+// Some ids that differ, within the vocabulary.
+std::vector<int32_t> some_ids(int64_t n, int64_t n_vocab, int64_t salt) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 13) % n_vocab));
+  return ids;
+}
 
 moe::Result<SpeedMeasurement> measure_speed(Session& session, const SpeedOptions& options, int64_t batch) {
   SpeedMeasurement out;

@@ -30,24 +30,38 @@ struct I8Block {
   int32_t minus_sum[2];  // of each group's q: products take weights as q + 128 or q + 8, which this takes back
 };
 inline constexpr int64_t kI8BlockElements = 64;
-// The same group of sixteen rows. Where Kernels::takes_tiles, the rows of a product may lie so: a tile's groups one
-// after the other, an even number of them; rows that a tile lacks are zero.
+// A group of sixteen rows together, as products of Kernels::takes_tiles read them: a tile's groups one after the other,
+// an even number of them; rows that a tile lacks are zero.
+inline constexpr int64_t kI8TileRows = 16;
 struct I8Tile {
-  int8_t q[16][32];
-  float scale[16];
+  int8_t q[kI8TileRows][32];
+  float scale[kI8TileRows];
 };
 inline int64_t tile_groups(int64_t k) { return (k + kI8BlockElements - 1) / kI8BlockElements * 2; }
 // Of m rows, as many from the first on are taken in tiles: all, unless so few are left over that they are as fast by
 // themselves.
 inline constexpr int64_t kFewRows = 6;
-inline int64_t tiled_rows(int64_t m) { return m % 16 <= kFewRows ? m - m % 16 : m; }
+inline int64_t tiled_rows(int64_t m) { return m % kI8TileRows <= kFewRows ? m - m % kI8TileRows : m; }
+
 // Panels of integers hold blocks of 64 k in lines of 64 bytes, four bytes a row: for each of the two groups int8 has
 // eight lines, line j with the bytes q of k 4 j .. 4 j + 3; int4 four lines, whose low halves are q + 8 of those k and
-// whose high halves q + 8 of k + 16. The last line holds the f16 scales, [2 groups][16 rows]. A unit is a block of
-// int8, a line of int4: many rows like a panel's lines together, but one row of int4 reads 5 % slower so.
+// whose high halves q + 8 of k + 16. The last line holds the f16 scales, [2 groups][16 rows].
 inline constexpr int64_t kI8Line = 64;
 inline constexpr int64_t kI8BlockLines = 2 * 8 + 1;
 inline constexpr int64_t kI4BlockLines = 2 * 4 + 1;
+// Where a block's lines lie, in bytes. A unit of a panel (weight.hpp) is a block of int8, a line of int4: many rows
+// like a panel's lines together, but one row of int4 reads 5 % slower so.
+struct BlockPlace {
+  int64_t group_lines;
+  int64_t line_bytes;   // from line to line
+  int64_t block_bytes;  // from block to block
+  [[nodiscard]] constexpr int64_t group(int64_t g) const { return g * group_lines * line_bytes; }
+  [[nodiscard]] constexpr int64_t scales() const { return group(2); }
+};
+constexpr BlockPlace block_place(Format format, int64_t step_bytes) {
+  if (format == Format::kI8) return {8, kI8Line, step_bytes};
+  return {4, step_bytes, kI4BlockLines * step_bytes};
+}
 
 inline constexpr int64_t kPanel = 16;       // output rows that are interleaved
 inline constexpr int64_t kBlockPanels = 4;  // panels that one product call may take
@@ -71,7 +85,7 @@ struct ProductArgs {
   int64_t k;             // elements
   float* c;              // [m, kBlock], 64-byte aligned
   const char* next;      // the weights that are most likely read after these: where to look ahead
-  const I8Tile* tiles;   // rows x[0 .. tiled_rows(m)), or null: they lie by themselves like the others
+  const I8Tile* tiles;   // where Kernels::takes_tiles, integer rows [0, tiled_rows(m)), in place of those of x
 };
 using ProductFn = void (*)(const ProductArgs& args);
 
@@ -144,7 +158,7 @@ struct Kernels {
   const char* name;
   ProductFn product[kFormats][kRowTypes];  // null where the combination does not exist: then rows are f32
   bool even_rows;                          // products of many rows are faster where those lie evenly spaced
-  bool takes_tiles;                        // products of integers may have their rows in I8Tiles
+  bool takes_tiles;                        // products of integers have their rows in I8Tiles, but for few
 
   void (*finish)(const FinishArgs& args, const float* c, float* out, int64_t n);
   // Elements [first, first + n) of a row of `total` as products read it, from x times `factor`; MOE_F32 copies. `first`

@@ -131,7 +131,7 @@ class XTiles {
 constexpr int64_t kDepthBlocks = 8;  // blocks of 64 k in one pass: what the passes share stays in the first-level cache
 constexpr int64_t kGroupLines = 8;   // of 64 bytes: a tile of weights
 
-// A panel's weights in one pass as tiles of signed bytes (see kI8BlockLines for how they lie), and their scales.
+// A panel's weights in one pass as tiles of signed bytes (see BlockPlace for how they lie), and their scales.
 struct PanelWeights {
   const char* q;
   int64_t line_bytes;   // from line to line of a group
@@ -145,84 +145,61 @@ struct PanelWeights {
   [[nodiscard]] const char* scales_of(int64_t g) const { return scales + g / 2 * scales_bytes + g % 2 * 2 * kPanel; }
 };
 struct Int8 {
-  static constexpr int64_t kLines = kI8BlockLines;
-  static constexpr int64_t block_bytes(int64_t step_bytes) { return step_bytes; }
+  static constexpr Format kFormat = Format::kI8;
   struct Memory {};
-  static PanelWeights take(const char* first, int64_t step_bytes, int64_t, Memory&) {
-    return {first, kLine, step_bytes, first + (kLines - 1) * kLine, step_bytes};
+  static PanelWeights take(const char* first, BlockPlace place, int64_t, Memory&) {
+    return {first, kI8Line, place.block_bytes, first + place.scales(), place.block_bytes};
   }
 };
 struct Int4 {
-  static constexpr int64_t kLines = kI4BlockLines;
-  static constexpr int64_t block_bytes(int64_t step_bytes) { return kLines * step_bytes; }
+  static constexpr Format kFormat = Format::kI4;
   struct alignas(64) Memory {
     char blocks[kDepthBlocks][2 * kGroupLines * kLine];
   };
-  MOE_AMX_TARGET static PanelWeights take(const char* first, int64_t step_bytes, int64_t n_blocks, Memory& memory) {
+  MOE_AMX_TARGET static PanelWeights take(const char* first, BlockPlace place, int64_t n_blocks, Memory& memory) {
     const __m512i mask = _mm512_set1_epi8(0x0f);
     const __m512i eight = _mm512_set1_epi8(8);
     for (int64_t b = 0; b < n_blocks; ++b) {
 #pragma GCC unroll 8
       for (int j = 0; j < kGroupLines; ++j) {
-        const __m512i both = _mm512_load_si512(first + (b * kLines + j) * step_bytes);
+        const __m512i both = _mm512_load_si512(first + b * place.block_bytes + j * place.line_bytes);
         const __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
         char* low = memory.blocks[b] + (j / 4 * kGroupLines + j % 4) * kLine;
         _mm512_store_si512(low, _mm512_sub_epi8(_mm512_and_si512(both, mask), eight));
         _mm512_store_si512(low + 4 * kLine, _mm512_sub_epi8(high, eight));
       }
     }
-    return {memory.blocks[0], kLine, sizeof(memory.blocks[0]), first + (kLines - 1) * step_bytes, kLines * step_bytes};
+    return {memory.blocks[0], kLine, sizeof(memory.blocks[0]), first + place.scales(), place.block_bytes};
   }
 };
 
-// What one pass works on.
-struct alignas(64) IntPass {
-  int32_t sums[4][kTileRows * kPanel];
-  const I8Tile* x;                           // the first tile's first group
-  int64_t tile_groups;                       // from one tile to the next
-  I8Tile copy[kMaxTiles][2 * kDepthBlocks];  // where rows lie by themselves
-};
+using Sums = int32_t[kTileRows * kPanel];
 
-// Blocks [first, first + n) of m rows, together in the pass's copy; the last tile's missing rows are the last row once
-// more.
-void copy_rows(const void* const* rows, int64_t m, int64_t first, int64_t n, IntPass& pass) {
-  pass.x = pass.copy[0];
-  pass.tile_groups = 2 * kDepthBlocks;
-  for (int64_t i = 0; i < (m + kTileRows - 1) / kTileRows * kTileRows; ++i) {
-    const auto* row = static_cast<const I8Block*>(rows[std::min(i, m - 1)]) + first;
-    for (int64_t g = 0; g < 2 * n; ++g) {
-      I8Tile& to = pass.copy[i / kTileRows][g];
-      std::memcpy(to.q[i % kTileRows], row[g / 2].q + g % 2 * 32, 32);
-      to.scale[i % kTileRows] = row[g / 2].scale[g % 2];
-    }
-  }
-}
-
-// The sums of group g of a tile of rows, to pass.sums[kSlot].
+// The sums of group g of a tile of rows, to sums[kSlot].
 template <int kSlot>
-MOE_AMX_INLINE void sum_group(IntPass& pass, const I8Tile* x, const PanelWeights& w, int64_t g) {
+MOE_AMX_INLINE void sum_group(Sums* sums, const I8Tile* x, const PanelWeights& w, int64_t g) {
   constexpr int kX = 4 + kSlot % 2;
   constexpr int kWeight = 6 + kSlot % 2;
   load_tile<kX>(x[g].q, sizeof(x->q[0]));
   load_tile<kWeight>(w.group(g), w.line_bytes);
   zero_tile<kSlot>();
   add_i8<kSlot, kX, kWeight>();
-  store_tile<kSlot>(pass.sums[kSlot], kLine);
+  store_tile<kSlot>(sums[kSlot], kLine);
 }
 
 // acc[row] += sum * (scale of the weights * scale of the row)
-MOE_AMX_TARGET MOE_AMX_INLINE void add_group(const IntPass& pass, const I8Tile& x, int slot, const char* scales,
+MOE_AMX_TARGET MOE_AMX_INLINE void add_group(const Sums& sums, const I8Tile& x, const char* scales,
                                              __m512 (&acc)[kTileRows]) {
   const __m512 weights = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales)));
 #pragma GCC unroll 16
   for (int t = 0; t < kTileRows; ++t) {
-    const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(pass.sums[slot] + kPanel * t));
+    const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + kPanel * t));
     acc[t] = _mm512_fmadd_ps(sum, _mm512_mul_ps(weights, _mm512_set1_ps(x.scale[t])), acc[t]);
   }
 }
 
 // One tile of `n_rows` rows over n blocks. (w by value: its parts stay in registers.)
-MOE_AMX_TARGET MOE_AMX_INLINE void multiply_tile(IntPass& pass, int64_t tile, int64_t n, const PanelWeights w,
+MOE_AMX_TARGET MOE_AMX_INLINE void multiply_tile(Sums* sums, const I8Tile* x, int64_t n, const PanelWeights w,
                                                  bool first, int64_t n_rows, float* c, Ahead& ahead) {
   __m512 acc[kTileRows];
 #pragma GCC unroll 16
@@ -230,23 +207,22 @@ MOE_AMX_TARGET MOE_AMX_INLINE void multiply_tile(IntPass& pass, int64_t tile, in
     acc[t] = first || t >= n_rows ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock);
   }
   // The tiles are three groups ahead of the additions, which do not wait for them then.
-  const I8Tile* x = pass.x + tile * pass.tile_groups;
-  sum_group<0>(pass, x, w, 0);
-  sum_group<1>(pass, x, w, 1);
-  if (n > 1) sum_group<2>(pass, x, w, 2);
+  sum_group<0>(sums, x, w, 0);
+  sum_group<1>(sums, x, w, 1);
+  if (n > 1) sum_group<2>(sums, x, w, 2);
   for (int64_t g = 0; g < 2 * n; g += 4) {
     const bool more = g + 4 < 2 * n;
     ahead.ask();
-    if (g + 2 < 2 * n) sum_group<3>(pass, x, w, g + 3);
-    add_group(pass, x[g], 0, w.scales_of(g), acc);
-    if (more) sum_group<0>(pass, x, w, g + 4);
-    add_group(pass, x[g + 1], 1, w.scales_of(g + 1), acc);
+    if (g + 2 < 2 * n) sum_group<3>(sums, x, w, g + 3);
+    add_group(sums[0], x[g], w.scales_of(g), acc);
+    if (more) sum_group<0>(sums, x, w, g + 4);
+    add_group(sums[1], x[g + 1], w.scales_of(g + 1), acc);
     if (g + 2 >= 2 * n) break;
     ahead.ask();
-    if (more) sum_group<1>(pass, x, w, g + 5);
-    add_group(pass, x[g + 2], 2, w.scales_of(g + 2), acc);
-    if (g + 6 < 2 * n) sum_group<2>(pass, x, w, g + 6);
-    add_group(pass, x[g + 3], 3, w.scales_of(g + 3), acc);
+    if (more) sum_group<1>(sums, x, w, g + 5);
+    add_group(sums[2], x[g + 2], w.scales_of(g + 2), acc);
+    if (g + 6 < 2 * n) sum_group<2>(sums, x, w, g + 6);
+    add_group(sums[3], x[g + 3], w.scales_of(g + 3), acc);
   }
 #pragma GCC unroll 16
   for (int64_t t = 0; t < kTileRows; ++t) {
@@ -256,26 +232,21 @@ MOE_AMX_TARGET MOE_AMX_INLINE void multiply_tile(IntPass& pass, int64_t tile, in
 
 template <typename W>
 MOE_AMX_TARGET void multiply_many(const ProductArgs& a) {
-  IntPass pass;
+  alignas(64) Sums sums[4];
   typename W::Memory memory;
   const Shapes shapes(kTileRows, 32);
   const int64_t n_blocks = (a.k + kI8BlockElements - 1) / kI8BlockElements;
   const int64_t n_tiles = (a.m + kTileRows - 1) / kTileRows;
-  const int64_t block_bytes = W::block_bytes(a.step_bytes);
+  const BlockPlace place = block_place(W::kFormat, a.step_bytes);
   for (int64_t first = 0; first < n_blocks; first += kDepthBlocks) {
     const int64_t n = std::min(kDepthBlocks, n_blocks - first);
-    const char* after = first + n < n_blocks ? a.w + (first + n) * block_bytes : a.next;
-    Ahead ahead(after, kDepthBlocks * block_bytes, a.n_panels * n_tiles * n);
-    if (a.tiles == nullptr) {
-      copy_rows(a.x, a.m, first, n, pass);
-    } else {
-      pass.x = a.tiles + 2 * first;
-      pass.tile_groups = 2 * n_blocks;
-    }
+    const char* after = first + n < n_blocks ? a.w + (first + n) * place.block_bytes : a.next;
+    Ahead ahead(after, kDepthBlocks * place.block_bytes, a.n_panels * n_tiles * n);
     for (int64_t p = 0; p < a.n_panels; ++p) {
-      const PanelWeights w = W::take(a.w + p * a.panel_bytes + first * block_bytes, a.step_bytes, n, memory);
-      for (int64_t tile = 0; tile < n_tiles; ++tile) {
-        multiply_tile(pass, tile, n, w, first == 0, std::min(kTileRows, a.m - tile * kTileRows),
+      const PanelWeights w = W::take(a.w + p * a.panel_bytes + first * place.block_bytes, place, n, memory);
+      const I8Tile* x = a.tiles + 2 * first;
+      for (int64_t tile = 0; tile < n_tiles; ++tile, x += 2 * n_blocks) {
+        multiply_tile(sums, x, n, w, first == 0, std::min(kTileRows, a.m - tile * kTileRows),
                       a.c + tile * kTileRows * kBlock + p * kPanel, ahead);
       }
     }

@@ -23,33 +23,24 @@ inline constexpr int kHalf = kAccumulators / 2;
 // row.
 struct Int8 {
   static constexpr int kShift = 7;  // kOffset as a power of two
-  static constexpr int64_t kGroupLines = 8;
-  static constexpr int64_t line_bytes(int64_t) { return kI8Line; }
-  static constexpr int64_t block_bytes(int64_t step_bytes) { return step_bytes; }
+  static constexpr Format kFormat = Format::kI8;
   static constexpr int64_t kAhead = 256;  // one busy core of Zen 4: 19 GB/s; with 1024 it is 14, with 4096 12
-  static HWY_INLINE VU bytes(const char* group, int64_t step_bytes, int j, int v) {
-    const VU q = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * line_bytes(step_bytes)) + v * kLanes);
+  static HWY_INLINE VU bytes(const char* group, BlockPlace place, int j, int v) {
+    const VU q = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * place.line_bytes) + v * kLanes);
     return hn::Xor(q, hn::Set(DU(), 0x80808080U));
   }
 };
 struct Int4 {
   static constexpr int kShift = 3;
-  static constexpr int64_t kGroupLines = 4;
-  static constexpr int64_t line_bytes(int64_t step_bytes) { return step_bytes; }
-  static constexpr int64_t block_bytes(int64_t step_bytes) { return kI4BlockLines * step_bytes; }
+  static constexpr Format kFormat = Format::kI4;
   static constexpr int64_t kAhead = 768;  // 16 GB/s with 256 to 1024; without asking 11
-  static HWY_INLINE VU bytes(const char* group, int64_t step_bytes, int j, int v) {
-    const VU both = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j % 4 * step_bytes) + v * kLanes);
+  static HWY_INLINE VU bytes(const char* group, BlockPlace place, int j, int v) {
+    const VU both = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j % 4 * place.line_bytes) + v * kLanes);
     return hn::And(j < 4 ? both : hn::ShiftRight<4>(both), hn::Set(DU(), 0x0f0f0f0fU));
   }
 };
-template <typename W>
-HWY_INLINE int64_t group_bytes(int64_t step_bytes) {
-  return W::kGroupLines * W::line_bytes(step_bytes);
-}
-template <typename W>
-HWY_INLINE VF scales_of(const char* block, int64_t step_bytes, int group, int v) {
-  return load_f16(reinterpret_cast<const uint16_t*>(block + 2 * group_bytes<W>(step_bytes)) + group * 16 + v * kLanes);
+HWY_INLINE VF scales_of(const char* block, BlockPlace place, int group, int v) {
+  return load_f16(reinterpret_cast<const uint16_t*>(block + place.scales()) + group * 16 + v * kLanes);
 }
 
 // sum + the products of four unsigned bytes a lane with the four signed bytes of x, exactly.
@@ -90,6 +81,7 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
                  int64_t k1, bool first, float* c) {
   const DF d;
   constexpr int kN = kR * kVectors;
+  const BlockPlace place = block_place(W::kFormat, step_bytes);
   VF acc[kT][kN];
 #pragma GCC unroll 16
   for (int t = 0; t < kT; ++t) {
@@ -98,7 +90,7 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
   }
   const int64_t end = (k1 + kI8BlockElements - 1) / kI8BlockElements;
   for (int64_t b = k0 / kI8BlockElements; b < end; ++b) {
-    const char* block = w + b * W::block_bytes(step_bytes);
+    const char* block = w + b * place.block_bytes;
     for (int g = 0; g < 2; ++g) {
       VI sum[kT][kN];
 #pragma GCC unroll 16
@@ -108,11 +100,11 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
 #pragma GCC unroll 16
         for (int r = 0; r < kN; ++r) sum[t][r] = start;
       }
-      const char* group = block + g * group_bytes<W>(step_bytes);
+      const char* group = block + place.group(g);
       for (int j = 0; j < 8; ++j) {
 #pragma GCC unroll 16
         for (int r = 0; r < kN; ++r) {
-          const VU bytes = W::bytes(group + r / kVectors * panel_bytes, step_bytes, j, r % kVectors);
+          const VU bytes = W::bytes(group + r / kVectors * panel_bytes, place, j, r % kVectors);
 #pragma GCC unroll 16
           for (int t = 0; t < kT; ++t) {
             sum[t][r] = dot4(sum[t][r], bytes, load_i32(static_cast<const I8Block*>(rows[t])[b].q + 32 * g + 4 * j));
@@ -121,7 +113,7 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kN; ++r) {
-        const VF scale = scales_of<W>(block + r / kVectors * panel_bytes, step_bytes, g, r % kVectors);
+        const VF scale = scales_of(block + r / kVectors * panel_bytes, place, g, r % kVectors);
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
           const VF both = hn::Mul(scale, hn::Set(d, static_cast<const I8Block*>(rows[t])[b].scale[g]));
@@ -143,6 +135,7 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, co
                       int64_t k1, bool first, float* c) {
   const DF d;
   constexpr int kN = kR * kVectors;
+  const BlockPlace place = block_place(W::kFormat, step_bytes);
   VF acc[kT][kN];
 #pragma GCC unroll 16
   for (int t = 0; t < kT; ++t) {
@@ -150,9 +143,9 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, co
     for (int r = 0; r < kN; ++r) acc[t][r] = first ? hn::Zero(d) : hn::Load(d, c + t * kBlock + r * kLanes);
   }
   for (int64_t k = k0; k < k1; k += 32) {
-    const char* block = w + k / kI8BlockElements * W::block_bytes(step_bytes);
+    const char* block = w + k / kI8BlockElements * place.block_bytes;
     const int g = static_cast<int>(k / 32 % 2);
-    const char* group = block + g * group_bytes<W>(step_bytes);
+    const char* group = block + place.group(g);
     const int64_t n = HWY_MIN(k1 - k, 32);
     VF sum[kT][kN];
 #pragma GCC unroll 16
@@ -164,8 +157,7 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, co
       VF weight[kN];
 #pragma GCC unroll 16
       for (int r = 0; r < kN; ++r) {
-        const VU bytes =
-            W::bytes(group + r / kVectors * panel_bytes, step_bytes, static_cast<int>(j / 4), r % kVectors);
+        const VU bytes = W::bytes(group + r / kVectors * panel_bytes, place, static_cast<int>(j / 4), r % kVectors);
         const VU byte = hn::And(hn::ShiftRightSame(bytes, static_cast<int>(j % 4 * 8)), hn::Set(DU(), 0xffU));
         weight[r] = hn::ConvertTo(d, hn::Sub(hn::BitCast(DI(), byte), hn::Set(DI(), 1 << W::kShift)));
       }
@@ -178,7 +170,7 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, co
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kN; ++r) {
-      const VF scale = scales_of<W>(block + r / kVectors * panel_bytes, step_bytes, g, r % kVectors);
+      const VF scale = scales_of(block + r / kVectors * panel_bytes, place, g, r % kVectors);
 #pragma GCC unroll 16
       for (int t = 0; t < kT; ++t) acc[t][r] = hn::MulAdd(sum[t][r], scale, acc[t][r]);
     }
@@ -213,6 +205,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
                                                                          int64_t step_bytes, const void* const* rows,
                                                                          int64_t k0, int64_t k1, bool first, float* c) {
   constexpr bool kAsks = kOnce || kT <= 2;
+  const BlockPlace place = block_place(W::kFormat, step_bytes);
   constexpr int kTogether = kOnce && kT > 2 ? 1 : kR;  // panels whose sums are in registers at the same time
   const I8Block* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const I8Block*>(rows[t]) + k0 / kI8BlockElements;
@@ -223,8 +216,8 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
     for (int r = 0; r < kR; ++r) acc[t][r] = first ? _mm512_setzero_ps() : _mm512_load_ps(c + t * kBlock + r * kPanel);
   }
   const int64_t n_blocks = (k1 + kI8BlockElements - 1) / kI8BlockElements - k0 / kI8BlockElements;
-  const char* block = w + k0 / kI8BlockElements * W::block_bytes(step_bytes);
-  for (int64_t b = 0; b < n_blocks; ++b, block += W::block_bytes(step_bytes)) {
+  const char* block = w + k0 / kI8BlockElements * place.block_bytes;
+  for (int64_t b = 0; b < n_blocks; ++b, block += place.block_bytes) {
 #pragma GCC unroll 2
     for (int g = 0; g < 2; ++g) {
 #pragma GCC unroll 4
@@ -237,16 +230,16 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
 #pragma GCC unroll 16
           for (int r = 0; r < kTogether; ++r) sum[t][r] = start;
         }
-        const char* group = panel + g * group_bytes<W>(step_bytes);
+        const char* group = panel + place.group(g);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; ++j) {
           __m512i bytes[kTogether];
 #pragma GCC unroll 16
           for (int r = 0; r < kTogether; ++r) {
-            if (kAsks && j < W::kGroupLines) {
-              _mm_prefetch(group + r * panel_bytes + j * W::line_bytes(step_bytes) + kAhead, _MM_HINT_T0);
+            if (kAsks && j < place.group_lines) {
+              _mm_prefetch(group + r * panel_bytes + j * place.line_bytes + kAhead, _MM_HINT_T0);
             }
-            bytes[r] = W::bytes(group + r * panel_bytes, step_bytes, j, 0).raw;
+            bytes[r] = W::bytes(group + r * panel_bytes, place, j, 0).raw;
           }
 #pragma GCC unroll 16
           for (int t = 0; t < kT; ++t) {
@@ -258,9 +251,9 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
 #pragma GCC unroll 16
         for (int r = 0; r < kTogether; ++r) {
           if (kOnce && g == 0) {
-            _mm_prefetch(panel + 2 * group_bytes<W>(step_bytes) + r * panel_bytes + kAhead, _MM_HINT_T0);
+            _mm_prefetch(panel + place.scales() + r * panel_bytes + kAhead, _MM_HINT_T0);
           }
-          const __m512 scale = scales_of<W>(panel + r * panel_bytes, step_bytes, g, 0).raw;
+          const __m512 scale = scales_of(panel + r * panel_bytes, place, g, 0).raw;
 #pragma GCC unroll 16
           for (int t = 0; t < kT; ++t) {
             __m512& to = acc[t][first_r + r];

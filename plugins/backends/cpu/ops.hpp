@@ -58,36 +58,23 @@ void spread_rows(int64_t n, int64_t cost, F&& f) {
   });
 }
 
-// Activations as a product reads them: where they lie already if that fits, otherwise rounded into `memory`.
-struct Rows {
-  RowType type;
-  const char* first;
-  int64_t stride;        // bytes from row to row
-  int64_t group_stride;  // bytes from group to group
-  [[nodiscard]] const void* at(int64_t i, int64_t g = 0) const { return first + i * stride + g * group_stride; }
-};
-
-// Rows that are multiplied by the same weights, rounded into memory: one by one, or those before tiled_rows() in tiles.
+// Rows that are multiplied by the same weights, rounded into memory: one by one, but those before tiled_rows() in tiles
+// where products of integers take them so.
 class RowSet {
  public:
-  // Rows that the memory of a set of n rows has place for.
-  static int64_t places(bool tiles, int64_t n) { return tiles ? std::max(n, (tiled_rows(n) + 15) / 16 * 16) : n; }
-  static bool uses_tiles(const Kernels& kernels, RowType type) { return type == RowType::kI8 && kernels.takes_tiles; }
-
   RowSet() = default;
-  // n rows of k elements; memory: places(tiles, n) times row_bytes(type, k).
   RowSet(bool tiles, RowType type, int64_t n, int64_t k, char* memory)
       : type_(type), n_(n), k_(k), n_tiled_(tiles ? tiled_rows(n) : 0), bytes_(row_bytes(type, k)), memory_(memory) {}
 
   [[nodiscard]] const void* row(int64_t i) const { return memory_ + i * bytes_; }
-  // Those that row i, the first of its tile, begins; null if rows lie one by one.
+  // Those that row i, the first of its tile, begins; null if all rows lie one by one.
   [[nodiscard]] const I8Tile* tiles(int64_t i) const { return n_tiled_ == 0 ? nullptr : tile(i); }
 
   // Elements [first, first + n) of row i: x times `factor`, rounded; see Kernels::round.
   void round(const Kernels& kernels, moe_activation_type activation, const float* x, float factor, int64_t first,
              int64_t n, int64_t i) const {
     if (i >= n_tiled_) return kernels.round(activation, type_, x, factor, first, n, k_, memory_ + i * bytes_);
-    kernels.round_to_tile(x, factor, first, n, k_, tile(i), i % 16);
+    kernels.round_to_tile(x, factor, first, n, k_, tile(i), i % kI8TileRows);
     const int64_t end = first + n == k_ ? tile_groups(k_) : (first + n) / 32;
     if (i + 1 == n_) clear_behind(i, first / 32, end);
   }
@@ -100,18 +87,20 @@ class RowSet {
     const auto* blocks = static_cast<const I8Block*>(from);
     I8Tile* to = tile(i);
     for (int64_t g = 0; g < tile_groups(k_); ++g) {
-      std::memcpy(to[g].q[i % 16], blocks[g / 2].q + g % 2 * 32, sizeof(to->q[0]));
-      to[g].scale[i % 16] = blocks[g / 2].scale[g % 2];
+      std::memcpy(to[g].q[i % kI8TileRows], blocks[g / 2].q + g % 2 * 32, sizeof(to->q[0]));
+      to[g].scale[i % kI8TileRows] = blocks[g / 2].scale[g % 2];
     }
     if (i + 1 == n_) clear_behind(i, 0, tile_groups(k_));
   }
 
  private:
-  [[nodiscard]] I8Tile* tile(int64_t i) const { return reinterpret_cast<I8Tile*>(memory_) + i / 16 * tile_groups(k_); }
+  [[nodiscard]] I8Tile* tile(int64_t i) const {
+    return reinterpret_cast<I8Tile*>(memory_) + i / kI8TileRows * tile_groups(k_);
+  }
   // Groups [begin, end) of the rows that row i's tile has behind it.
   void clear_behind(int64_t i, int64_t begin, int64_t end) const {
     for (I8Tile* to = tile(i) + begin; to < tile(i) + end; ++to) {
-      for (int64_t slot = i % 16 + 1; slot < 16; ++slot) {
+      for (int64_t slot = i % kI8TileRows + 1; slot < kI8TileRows; ++slot) {
         std::memset(to->q[slot], 0, sizeof(to->q[slot]));
         to->scale[slot] = 0.0F;
       }
@@ -124,6 +113,30 @@ class RowSet {
   int64_t n_tiled_ = 0;
   int64_t bytes_ = 0;
   char* memory_ = nullptr;
+};
+
+// Sets of rows of k elements, one behind the other.
+class RowSets {
+ public:
+  RowSets(const Kernels& kernels, RowType type, int64_t k)
+      : tiles_(type == RowType::kI8 && kernels.takes_tiles), type_(type), k_(k) {}
+  [[nodiscard]] bool has_tiles() const { return tiles_; }
+  // Bytes of n_sets sets that have n_rows rows in all.
+  [[nodiscard]] int64_t bytes(int64_t n_rows, int64_t n_sets) const {
+    // A set with tiles, seven rows or more, takes up to nine places that are no rows.
+    constexpr int64_t kMostFree = kI8TileRows - kFewRows - 1;
+    const int64_t free = tiles_ ? kMostFree * std::min(n_sets, n_rows / (kFewRows + 1)) : 0;
+    return (n_rows + free) * row_bytes(type_, k_);
+  }
+  // The set of n rows that lies in `memory` behind n_sets others, which have n_rows.
+  [[nodiscard]] RowSet set(char* memory, int64_t n_rows, int64_t n_sets, int64_t n) const {
+    return {tiles_, type_, n, k_, memory + bytes(n_rows, n_sets)};
+  }
+
+ private:
+  bool tiles_;
+  RowType type_;
+  int64_t k_;
 };
 
 // Sums of rows x[0 .. m) with panels [panel, panel + n_panels) of a group, all of one block: c [m, kBlock]. `tiles`:

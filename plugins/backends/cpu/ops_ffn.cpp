@@ -20,7 +20,6 @@ struct Space {
   int32_t* begin;   // [n_experts + 1]: where each expert's pairs begin
   int32_t* pairs;   // [n_pairs]
   int32_t* active;  // [n_experts]: those that have pairs
-  int32_t* places;  // [n_experts]: where each expert's rows begin in `gathered` and `hidden`, in rows
   char* x;          // the first products' rows, where they are not args.x itself: one a token, or one a pair
   char* gathered;   // of them a RowSet for each expert, or null
   char* hidden;     // a RowSet for each expert
@@ -36,14 +35,12 @@ RowType input_type(const Kernels& kernels, const moe_ffn_args& args) {
   return args.up == nullptr || row_type(kernels, args.up->format, args.activation) == gate ? gate : RowType::kF32;
 }
 
-bool uses_tiles(const Kernels& kernels, const moe_ffn_args& args, RowType type) {
-  return n_pairs_of(args) > kFewRows && RowSet::uses_tiles(kernels, type);
-}
 // Whether experts' rows are copied together first, those of the experts that have tiles or all: where there are so many
 // that products are the faster for it.
 bool gathers(const Kernels& kernels, const moe_ffn_args& args, RowType type) {
-  if (uses_tiles(kernels, args, type)) return true;
-  return kernels.even_rows && type == RowType::kBF16 && given(args.ids) && n_pairs_of(args) >= 16 * args.n_experts;
+  const int64_t n_pairs = n_pairs_of(args);
+  if (RowSets(kernels, type, args.gate->n_in).has_tiles()) return n_pairs > kFewRows;
+  return kernels.even_rows && type == RowType::kBF16 && given(args.ids) && n_pairs >= 16 * args.n_experts;
 }
 
 Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args) {
@@ -57,13 +54,12 @@ Space take_space(Arena& arena, const Kernels& kernels, const moe_ffn_args& args)
   s.begin = arena.take<int32_t>(args.n_experts + 1);
   s.pairs = arena.take<int32_t>(n_pairs);
   s.active = arena.take<int32_t>(args.n_experts);
-  s.places = arena.take<int32_t>(args.n_experts);
   s.x = in_place ? nullptr : arena.take<char>((on_input ? n_pairs : n) * row_bytes(type, args.gate->n_in));
-  // A set with tiles has up to nine places more than rows.
-  const bool tiles = uses_tiles(kernels, args, type) || uses_tiles(kernels, args, down_type);
-  const int64_t places = n_pairs + (tiles ? (15 - kFewRows) * std::min(args.n_experts, n_pairs / (kFewRows + 1)) : 0);
-  s.gathered = gathers(kernels, args, type) ? arena.take<char>(places * row_bytes(type, args.gate->n_in)) : nullptr;
-  s.hidden = arena.take<char>(places * row_bytes(down_type, args.width));
+  const auto sets = [&](RowType rows, int64_t k) {
+    return arena.take<char>(RowSets(kernels, rows, k).bytes(n_pairs, args.n_experts));
+  };
+  s.gathered = gathers(kernels, args, type) ? sets(type, args.gate->n_in) : nullptr;
+  s.hidden = sets(down_type, args.width);
   const int64_t whole = std::min(n_pairs, kManyPairs) * args.x.shape[1];
   s.sums = arena.take<float>(std::max(n_threads() * n_pairs * down_columns(n_pairs), whole));
   return s;
@@ -81,8 +77,8 @@ class Ffn {
         on_input_(args.weight_on == MOE_WEIGHT_ON_INPUT),
         x_type_(input_type(kernels, args)),
         hidden_type_(row_type(kernels, args.down->format, args.activation)),
-        x_tiles_(uses_tiles(kernels, args, x_type_)),
-        hidden_tiles_(uses_tiles(kernels, args, hidden_type_)),
+        x_sets_(kernels, x_type_, d_model_),
+        hidden_sets_(kernels, hidden_type_, args.width),
         gating_(args.gating) {
     if (args.up == nullptr) gating_.ungated = 1;
   }
@@ -124,48 +120,40 @@ class Ffn {
     }
     for (int64_t e = a_.n_experts; e > 0; --e) s_.begin[e] = s_.begin[e - 1];
     s_.begin[0] = 0;
-    int64_t place = 0;
-    for (int64_t e = 0; e < a_.n_experts; ++e) {
-      s_.places[e] = static_cast<int32_t>(place);
-      place += RowSet::places(x_tiles_ || hidden_tiles_, n_rows(e));
-      n_gathered_ += is_gathered(e) ? n_rows(e) : 0;
-    }
+    for (int64_t a = 0; a < n_active_; ++a) gathers_ = gathers_ || is_gathered(s_.active[a]);
   }
   [[nodiscard]] int64_t n_rows(int64_t e) const { return s_.begin[e + 1] - s_.begin[e]; }
   [[nodiscard]] bool is_gathered(int64_t e) const {
-    return s_.gathered != nullptr && (!x_tiles_ || tiled_rows(n_rows(e)) > 0);
+    return s_.gathered != nullptr && (!x_sets_.has_tiles() || tiled_rows(n_rows(e)) > 0);
   }
-  [[nodiscard]] RowSet gathered(int64_t e) const {
-    return {x_tiles_, x_type_, n_rows(e), d_model_, s_.gathered + s_.places[e] * row_bytes(x_type_, d_model_)};
-  }
-  [[nodiscard]] RowSet hidden(int64_t e) const {
-    return {hidden_tiles_, hidden_type_, n_rows(e), a_.width,
-            s_.hidden + s_.places[e] * row_bytes(hidden_type_, a_.width)};
-  }
+  [[nodiscard]] RowSet gathered(int64_t e) const { return x_sets_.set(s_.gathered, s_.begin[e], e, n_rows(e)); }
+  [[nodiscard]] RowSet hidden(int64_t e) const { return hidden_sets_.set(s_.hidden, s_.begin[e], e, n_rows(e)); }
 
   // x, or w x where the weight is on the input, as the products read it.
   void round_input() {
     if (s_.x == nullptr) {
-      x_ = {x_type_, static_cast<const char*>(a_.x.data), a_.x.strides[0] * 4, 0};
+      x_ = static_cast<const char*>(a_.x.data);
+      x_stride_ = a_.x.strides[0] * 4;
       return;
     }
-    x_ = {x_type_, s_.x, row_bytes(x_type_, d_model_), 0};
+    x_ = s_.x;
+    x_stride_ = row_bytes(x_type_, d_model_);
     spread_rows(on_input_ ? n_ * k_ : n_, 4 * d_model_, [&](int64_t r, int32_t) {
       if (on_input_ && expert_of(r) < 0) return;
       kernels_.round(a_.activation, x_type_, at(a_.x, on_input_ ? r / k_ : r), on_input_ ? weight_of(r) : 1.0F, 0,
-                     d_model_, d_model_, s_.x + r * x_.stride);
+                     d_model_, d_model_, s_.x + r * x_stride_);
     });
     gather_input();
   }
 
   void gather_input() {
-    if (n_gathered_ == 0) return;
+    if (!gathers_) return;
     spread_rows(n_used_, row_bytes(x_type_, d_model_), [&](int64_t r, int32_t) {
       const int64_t e = expert_of(s_.pairs[r]);
       if (is_gathered(e)) gathered(e).copy(input_of(s_.pairs[r]), r - s_.begin[e]);
     });
   }
-  [[nodiscard]] const void* input_of(int64_t pair) const { return x_.at(on_input_ ? pair : pair / k_); }
+  [[nodiscard]] const void* input_of(int64_t pair) const { return x_ + (on_input_ ? pair : pair / k_) * x_stride_; }
 
   // Work of a pass in bytes of its weights, or the arithmetic's equal.
   [[nodiscard]] int64_t cost(const moe_weight& w) const {
@@ -305,13 +293,14 @@ class Ffn {
   bool on_input_;
   RowType x_type_;
   RowType hidden_type_;
-  bool x_tiles_;
-  bool hidden_tiles_;
+  RowSets x_sets_;
+  RowSets hidden_sets_;
   moe_gating gating_;
-  Rows x_{};
+  const char* x_ = nullptr;  // the first products' rows
+  int64_t x_stride_ = 0;     // bytes from row to row
   int64_t n_active_ = 0;
-  int64_t n_used_ = 0;      // pairs that have an expert
-  int64_t n_gathered_ = 0;  // of which those that are copied together
+  int64_t n_used_ = 0;    // pairs that have an expert
+  bool gathers_ = false;  // whether any expert's rows are copied together
 };
 
 uint64_t ffn_workspace(const Kernels& kernels, const moe_ffn_args& args) {

@@ -1,42 +1,44 @@
 // Products with one weight or one weight a group.
+#include <algorithm>
+#include <ranges>
+
 #include "ops.hpp"
 
 namespace moe::cpu {
 namespace {
 
-bool reads_in_place(RowType type, moe_activation_type activation) {
-  return type == RowType::kF32 && activation == MOE_F32;
-}
-
-// The rows of a product as its kernels read them: a set for each group, or in place.
+// The rows of a product as its kernels read them: a set for each group, or where they lie in x already.
 class Input {
  public:
+  // `offsets`: where each group's rows begin in x; null: x has n rows for every group.
   Input(Arena& arena, const Kernels& kernels, const moe_weight& w, moe_activation_type activation, const moe_tensor& x,
-        bool tiles)
+        const moe_tensor* offsets)
       : kernels_(kernels),
         type_(row_type(kernels, w.format, activation)),
         activation_(activation),
         x_(x),
-        groups_(x.ndim == 3 ? x.shape[1] : 1),
+        offsets_(offsets),
+        n_groups_(w.n_groups),
         k_(w.n_in),
-        tiles_(tiles && RowSet::uses_tiles(kernels, type_)),
-        set_bytes_(RowSet::places(tiles_, x.shape[0]) * row_bytes(type_, k_)) {
-    if (!reads_in_place(type_, activation)) memory_ = arena.take<char>(groups_ * set_bytes_);
+        sets_(kernels, type_, k_) {
+    if (in_place()) return;
+    memory_ = arena.take<char>(sets_.bytes(x.shape[0] * (offsets == nullptr ? n_groups_ : 1), n_groups_));
   }
   [[nodiscard]] RowType type() const { return type_; }
+  [[nodiscard]] int64_t n_rows(int64_t g) const { return begin(g + 1) - begin(g); }
+
   // Rounds all rows, unless they are read in place.
   void round() const {
-    if (reads_in_place(type_, activation_)) return;
-    spread_rows(x_.shape[0] * groups_, 4 * k_, [&](int64_t r, int32_t) {
-      const int64_t i = r / groups_;
-      const int64_t g = r % groups_;
-      set(g).round(kernels_, activation_, at(x_, i, g), 1.0F, 0, k_, i);
+    if (in_place()) return;
+    spread_rows(begin(n_groups_), 4 * k_, [&](int64_t r, int32_t) {
+      const int64_t g = group_of(r);
+      set(g).round(kernels_, activation_, source(g, r - begin(g)), 1.0F, 0, k_, r - begin(g));
     });
   }
-  // Rows [i, i + m) of group g, and where they lie in tiles.
-  const I8Tile* rows(int64_t i, int64_t m, int64_t g, const void** out) const {
-    if (reads_in_place(type_, activation_)) {
-      for (int64_t r = 0; r < m; ++r) out[r] = at(x_, i + r, g);
+  // Rows [i, i + m) of group g. Gives their tiles; see ProductArgs.
+  const I8Tile* rows(int64_t g, int64_t i, int64_t m, const void** out) const {
+    if (in_place()) {
+      for (int64_t r = 0; r < m; ++r) out[r] = source(g, i + r);
       return nullptr;
     }
     const RowSet rows = set(g);
@@ -45,22 +47,36 @@ class Input {
   }
 
  private:
-  [[nodiscard]] RowSet set(int64_t g) const { return {tiles_, type_, x_.shape[0], k_, memory_ + g * set_bytes_}; }
+  [[nodiscard]] bool in_place() const { return type_ == RowType::kF32 && activation_ == MOE_F32; }
+  // Rows before group g's.
+  [[nodiscard]] int64_t begin(int64_t g) const {
+    return offsets_ == nullptr ? g * x_.shape[0] : item<int32_t>(*offsets_, g);
+  }
+  [[nodiscard]] int64_t group_of(int64_t r) const {
+    if (offsets_ == nullptr) return r / x_.shape[0];
+    const auto groups = std::views::iota(int64_t{0}, n_groups_);
+    return *std::ranges::partition_point(groups, [&](int64_t g) { return begin(g + 1) <= r; });
+  }
+  // Row i of group g as it lies in x.
+  [[nodiscard]] const float* source(int64_t g, int64_t i) const {
+    return offsets_ == nullptr ? at(x_, i, g) : at(x_, begin(g) + i);
+  }
+  [[nodiscard]] RowSet set(int64_t g) const { return sets_.set(memory_, begin(g), g, n_rows(g)); }
 
   const Kernels& kernels_;
   RowType type_;
   moe_activation_type activation_;
   const moe_tensor& x_;
-  int64_t groups_;
+  const moe_tensor* offsets_;
+  int64_t n_groups_;
   int64_t k_;
-  bool tiles_;
-  int64_t set_bytes_;
+  RowSets sets_;
   char* memory_ = nullptr;
 };
 
 uint64_t matmul_workspace(const Kernels& kernels, const moe_matmul_args& args) {
   Arena arena;
-  Input(arena, kernels, *args.weight, args.activation, args.x, true);
+  Input(arena, kernels, *args.weight, args.activation, args.x, nullptr);
   return arena.used();
 }
 
@@ -72,7 +88,7 @@ Status matmul(const Kernels& kernels, const moe_matmul_args& args) {
   MOE_TRY(loops::expect_shape("out", args.out, n, w.n_groups, w.n_out));
   if (n == 0) return {};
   Arena arena(args.header);
-  const Input x(arena, kernels, w, args.activation, args.x, true);
+  const Input x(arena, kernels, w, args.activation, args.x, nullptr);
   MOE_TRY(arena.check());
   x.round();
   const auto* bias = static_cast<const float*>(args.bias.data);
@@ -88,7 +104,7 @@ Status matmul(const Kernels& kernels, const moe_matmul_args& args) {
     const int64_t end = std::min(begin + take, w.n_panels);
     for (int64_t i = 0; i < n; i += kMaxRows) {
       const int64_t m = std::min(kMaxRows, n - i);
-      const I8Tile* tiles = x.rows(i, m, g, rows);
+      const I8Tile* tiles = x.rows(g, i, m, rows);
       for (int64_t panel = begin; panel < end; panel += kBlockPanels) {
         const int64_t n_panels = std::min(kBlockPanels, end - panel);
         const int64_t first = panel * kPanel;
@@ -105,7 +121,7 @@ Status matmul(const Kernels& kernels, const moe_matmul_args& args) {
 
 uint64_t grouped_matmul_workspace(const Kernels& kernels, const moe_grouped_matmul_args& args) {
   Arena arena;
-  Input(arena, kernels, *args.weight, args.activation, args.x, false);
+  Input(arena, kernels, *args.weight, args.activation, args.x, &args.offsets);
   return arena.used();
 }
 
@@ -117,15 +133,14 @@ Status grouped_matmul(const Kernels& kernels, const moe_grouped_matmul_args& arg
   MOE_TRY(loops::expect_shape("out", args.out, n, 1, w.n_out));
   if (n == 0) return {};
   Arena arena(args.header);
-  const Input x(arena, kernels, w, args.activation, args.x, false);  // its sets begin anywhere in the rows
+  const Input x(arena, kernels, w, args.activation, args.x, &args.offsets);
   MOE_TRY(arena.check());
   x.round();
   const int64_t tasks = (w.n_panels + kBlockPanels - 1) / kBlockPanels;
   spread(w.n_groups * tasks, n * w.n_panels * w.panel_bytes, [&](int64_t task, int32_t) {
     const int64_t g = task / tasks;
     const int64_t begin = item<int32_t>(args.offsets, g);
-    const int64_t end = item<int32_t>(args.offsets, g + 1);
-    if (begin >= end) return;
+    const int64_t n_rows = x.n_rows(g);
     alignas(64) float c[kMaxRows * kBlock];
     const void* rows[kMaxRows];
     const int64_t panel = task % tasks * kBlockPanels;
@@ -133,11 +148,12 @@ Status grouped_matmul(const Kernels& kernels, const moe_grouped_matmul_args& arg
     const int64_t n_panels = std::min(kBlockPanels, w.n_panels - panel);
     const int64_t width = std::min(n_panels * kPanel, w.n_out - first);
     const FinishArgs finish{present(args.bias) ? at(args.bias, g) + first : nullptr, 1.0F, 0.0F, false};
-    for (int64_t i = begin; i < end; i += kMaxRows) {
-      const int64_t m = std::min(kMaxRows, end - i);
-      const I8Tile* tiles = x.rows(i, m, 0, rows);
+    for (int64_t i = 0; i < n_rows; i += kMaxRows) {
+      const int64_t m = std::min(kMaxRows, n_rows - i);
+      const I8Tile* tiles = x.rows(g, i, m, rows);
       multiply(kernels, w, g, panel, n_panels, x.type(), rows, tiles, m, c);
-      for (int64_t r = 0; r < m; ++r) kernels.finish(finish, c + r * kBlock, at(args.out, i + r) + first, width);
+      for (int64_t r = 0; r < m; ++r)
+        kernels.finish(finish, c + r * kBlock, at(args.out, begin + i + r) + first, width);
     }
   });
   return {};

@@ -132,12 +132,10 @@ struct GroupPlace {
   [[nodiscard]] char byte(int64_t k) const { return word(k / 4)[k % 4]; }
 };
 GroupPlace group_place(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group) {
-  const bool wide = w.format == Format::kI8;
-  const int64_t lines = wide ? kI8BlockLines : kI4BlockLines;
-  const int64_t line_bytes = wide ? kI8Line : panel.step_bytes;
-  char* block = panel.unit(wide ? group / 2 : group / 2 * lines);
-  auto* scales = reinterpret_cast<uint16_t*>(block + (lines - 1) * line_bytes);
-  return {block + group % 2 * (lines / 2) * line_bytes + 4 * r, line_bytes, scales + group % 2 * kPanel + r};
+  const BlockPlace place = block_place(w.format, panel.step_bytes);
+  char* block = panel.first + group / 2 * place.block_bytes;
+  auto* scales = reinterpret_cast<uint16_t*>(block + place.scales());
+  return {block + place.group(group % 2) + 4 * r, place.line_bytes, scales + group % 2 * kPanel + r};
 }
 void put_group(const moe_weight& w, const PanelPlace& panel, int64_t r, int64_t group, uint16_t scale,
                const int8_t* q) {
