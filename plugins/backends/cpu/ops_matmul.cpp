@@ -1,6 +1,5 @@
 // Products with one weight or one weight a group.
 #include <algorithm>
-#include <ranges>
 
 #include "ops.hpp"
 
@@ -54,8 +53,14 @@ class Input {
   }
   [[nodiscard]] int64_t group_of(int64_t r) const {
     if (offsets_ == nullptr) return r / x_.shape[0];
-    const auto groups = std::views::iota(int64_t{0}, n_groups_);
-    return *std::ranges::partition_point(groups, [&](int64_t g) { return begin(g + 1) <= r; });
+    int64_t first = 0;
+    int64_t last = n_groups_ - 1;
+    while (first < last) {
+      const int64_t middle = (first + last) / 2;
+      if (begin(middle + 1) > r) last = middle;
+      else first = middle + 1;
+    }
+    return first;
   }
   // Row i of group g as it lies in x.
   [[nodiscard]] const float* source(int64_t g, int64_t i) const {
