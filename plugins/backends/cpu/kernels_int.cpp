@@ -19,26 +19,29 @@ using VI = hn::Vec<DI>;
 // Half of the accumulators hold a group's sums, the other half the rows'.
 inline constexpr int kHalf = kAccumulators / 2;
 
-// How a panel's integers come out: step j of a group gives bytes q + kOffset of k 4 j .. 4 j + 3, one 32-bit lane a
-// row.
+// How a panel's integers come out: step j of a group gives bytes q + 2^kShift of k 4 j .. 4 j + 3, one 32-bit lane a
+// row, from line j % kGroupLines of the group.
 struct Int8 {
-  static constexpr int kShift = 7;  // kOffset as a power of two
+  static constexpr int kShift = 7;
   static constexpr Format kFormat = Format::kI8;
-  static constexpr int64_t kAhead = 256;  // one busy core of Zen 4: 19 GB/s; with 1024 it is 14, with 4096 12
-  static HWY_INLINE VU bytes(const char* group, BlockPlace place, int j, int v) {
-    const VU q = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j * place.line_bytes) + v * kLanes);
-    return hn::Xor(q, hn::Set(DU(), 0x80808080U));
-  }
+  static constexpr int kGroupLines = 8;
+  static constexpr int64_t kUnitBytes = kI8BlockLines * kI8Line;
+  static HWY_INLINE VU bytes(VU line, int) { return hn::Xor(line, hn::Set(DU(), 0x80808080U)); }
 };
 struct Int4 {
   static constexpr int kShift = 3;
   static constexpr Format kFormat = Format::kI4;
-  static constexpr int64_t kAhead = 768;  // 16 GB/s with 256 to 1024; without asking 11
-  static HWY_INLINE VU bytes(const char* group, BlockPlace place, int j, int v) {
-    const VU both = hn::Load(DU(), reinterpret_cast<const uint32_t*>(group + j % 4 * place.line_bytes) + v * kLanes);
-    return hn::And(j < 4 ? both : hn::ShiftRight<4>(both), hn::Set(DU(), 0x0f0f0f0fU));
+  static constexpr int kGroupLines = 4;
+  static constexpr int64_t kUnitBytes = kI8Line;
+  static HWY_INLINE VU bytes(VU line, int j) {
+    return hn::And(j < 4 ? line : hn::ShiftRight<4>(line), hn::Set(DU(), 0x0f0f0f0fU));
   }
 };
+template <typename W>
+HWY_INLINE VU bytes_of(const char* group, BlockPlace place, int j, int v) {
+  const char* line = group + j % W::kGroupLines * place.line_bytes;
+  return W::bytes(hn::Load(DU(), reinterpret_cast<const uint32_t*>(line) + v * kLanes), j);
+}
 HWY_INLINE VF scales_of(const char* block, BlockPlace place, int group, int v) {
   return load_f16(reinterpret_cast<const uint16_t*>(block + place.scales()) + group * 16 + v * kLanes);
 }
@@ -75,12 +78,16 @@ HWY_INLINE int32_t load_i32(const void* p) {
   return x;
 }
 
-// One register tile over the blocks of k in [k0, k1), integer activations.
+// One register tile over the blocks of k in [k0, k1), integer activations. Weights are taken in the order in which they
+// lie: int8 panel by panel.
 template <typename W, int kT, int kR>
 void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const void* const* rows, int64_t k0,
                  int64_t k1, bool first, float* c) {
   const DF d;
   constexpr int kN = kR * kVectors;
+  constexpr bool kPanelsInTurn = W::kFormat == Format::kI8;
+  constexpr int kTogether = kPanelsInTurn ? 1 : kR;
+  constexpr int kSums = kTogether * kVectors;
   const BlockPlace place = block_place(W::kFormat, step_bytes);
   VF acc[kT][kN];
 #pragma GCC unroll 16
@@ -91,20 +98,24 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
   const int64_t end = (k1 + kI8BlockElements - 1) / kI8BlockElements;
   for (int64_t b = k0 / kI8BlockElements; b < end; ++b) {
     const char* block = w + b * place.block_bytes;
-    for (int g = 0; g < 2; ++g) {
-      VI sum[kT][kN];
+#pragma GCC unroll 8
+    for (int i = 0; i < 2 * kR / kTogether; ++i) {
+      const int g = kPanelsInTurn ? i % 2 : i;
+      const int first_r = kPanelsInTurn ? i / 2 : 0;
+      const char* panel = block + first_r * panel_bytes;
+      VI sum[kT][kSums];
 #pragma GCC unroll 16
       for (int t = 0; t < kT; ++t) {
         const auto& x = static_cast<const I8Block*>(rows[t])[b];
         const VI start = hn::ShiftLeft<W::kShift>(hn::Set(DI(), x.minus_sum[g]));
 #pragma GCC unroll 16
-        for (int r = 0; r < kN; ++r) sum[t][r] = start;
+        for (int r = 0; r < kSums; ++r) sum[t][r] = start;
       }
-      const char* group = block + place.group(g);
+      const char* group = panel + place.group(g);
       for (int j = 0; j < 8; ++j) {
 #pragma GCC unroll 16
-        for (int r = 0; r < kN; ++r) {
-          const VU bytes = W::bytes(group + r / kVectors * panel_bytes, place, j, r % kVectors);
+        for (int r = 0; r < kSums; ++r) {
+          const VU bytes = bytes_of<W>(group + r / kVectors * panel_bytes, place, j, r % kVectors);
 #pragma GCC unroll 16
           for (int t = 0; t < kT; ++t) {
             sum[t][r] = dot4(sum[t][r], bytes, load_i32(static_cast<const I8Block*>(rows[t])[b].q + 32 * g + 4 * j));
@@ -112,12 +123,13 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
         }
       }
 #pragma GCC unroll 16
-      for (int r = 0; r < kN; ++r) {
-        const VF scale = scales_of(block + r / kVectors * panel_bytes, place, g, r % kVectors);
+      for (int r = 0; r < kSums; ++r) {
+        const VF scale = scales_of(panel + r / kVectors * panel_bytes, place, g, r % kVectors);
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
+          VF& to = acc[t][first_r * kVectors + r];
           const VF both = hn::Mul(scale, hn::Set(d, static_cast<const I8Block*>(rows[t])[b].scale[g]));
-          acc[t][r] = hn::MulAdd(hn::ConvertTo(d, sum[t][r]), both, acc[t][r]);
+          to = hn::MulAdd(hn::ConvertTo(d, sum[t][r]), both, to);
         }
       }
     }
@@ -157,7 +169,7 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, co
       VF weight[kN];
 #pragma GCC unroll 16
       for (int r = 0; r < kN; ++r) {
-        const VU bytes = W::bytes(group + r / kVectors * panel_bytes, place, static_cast<int>(j / 4), r % kVectors);
+        const VU bytes = bytes_of<W>(group + r / kVectors * panel_bytes, place, static_cast<int>(j / 4), r % kVectors);
         const VU byte = hn::And(hn::ShiftRightSame(bytes, static_cast<int>(j % 4 * 8)), hn::Set(DU(), 0xffU));
         weight[r] = hn::ConvertTo(d, hn::Sub(hn::BitCast(DI(), byte), hn::Set(DI(), 1 << W::kShift)));
       }
@@ -198,15 +210,43 @@ struct IntF32Rows {
 };
 
 #if HWY_TARGET == HWY_AVX3
-// As multiply_i8, with the processor's dot product of bytes. Weights that are read once are asked for kAhead bytes
-// before their use. kOnce: all are, however many rows there are, and their scales are asked for too.
-template <typename W, int64_t kAhead, bool kOnce, int kT, int kR>
+// How weights that are read once are asked for, kBytes before their use: every kEvery-th line. Intel's processors: not
+// 4 KiB ahead, which are the sets of the first-level cache that are in use (experts of the OLMoE shape in int4, two
+// cores of a server: 25.9 GB/s, with this 27.7). Others look ahead by themselves, and a line in four keeps them going
+// over the end of a page: Zen 4 reads int8 at 45 GB/s without asking, at 53 with this, at 42 with every line.
+struct AskIntel {
+  static constexpr int kEvery = 1;
+  static constexpr int64_t kBytes = 2048;
+  static constexpr auto kTo = _MM_HINT_T0;
+};
+struct AskOther {
+  static constexpr int kEvery = 4;
+  static constexpr int64_t kBytes = 3072;
+  static constexpr auto kTo = _MM_HINT_T1;
+};
+// Weights that are read more than once come from a cache.
+struct AskNever {
+  static constexpr int kEvery = 1;
+  static constexpr int64_t kBytes = 0;
+  static constexpr auto kTo = _MM_HINT_T1;
+};
+
+// As multiply_i8, with the processor's dot product of bytes.
+template <typename W, typename Ask, int kT, int kR>
 __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const char* w, int64_t panel_bytes,
                                                                          int64_t step_bytes, const void* const* rows,
                                                                          int64_t k0, int64_t k1, bool first, float* c) {
-  constexpr bool kAsks = kOnce || kT <= 2;
+  if constexpr (kR == kBlockPanels) {  // then all distances are known, which saves registers
+    panel_bytes = W::kUnitBytes;
+    step_bytes = kBlockPanels * W::kUnitBytes;
+  }
   const BlockPlace place = block_place(W::kFormat, step_bytes);
-  constexpr int kTogether = kOnce && kT > 2 ? 1 : kR;  // panels whose sums are in registers at the same time
+  constexpr bool kOnce = Ask::kBytes > 0;
+  // As they lie in memory, which is twice as fast on Zen 4 and was not tried on Intel's.
+  constexpr bool kPanelsInTurn = Ask::kEvery > 1 && W::kFormat == Format::kI8;
+  // Panels whose sums are in registers at the same time.
+  constexpr int kTogether = kPanelsInTurn || (kOnce && kT > 2) ? 1 : kR;
+  constexpr int kSteps = kR / kTogether;
   const I8Block* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const I8Block*>(rows[t]) + k0 / kI8BlockElements;
   __m512 acc[kT][kR];
@@ -218,48 +258,50 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
   const int64_t n_blocks = (k1 + kI8BlockElements - 1) / kI8BlockElements - k0 / kI8BlockElements;
   const char* block = w + k0 / kI8BlockElements * place.block_bytes;
   for (int64_t b = 0; b < n_blocks; ++b, block += place.block_bytes) {
-#pragma GCC unroll 2
-    for (int g = 0; g < 2; ++g) {
-#pragma GCC unroll 4
-      for (int first_r = 0; first_r < kR; first_r += kTogether) {
-        const char* panel = block + first_r * panel_bytes;
-        __m512i sum[kT][kTogether];
-#pragma GCC unroll 16
-        for (int t = 0; t < kT; ++t) {
-          const __m512i start = _mm512_slli_epi32(_mm512_set1_epi32(x[t][b].minus_sum[g]), W::kShift);
-#pragma GCC unroll 16
-          for (int r = 0; r < kTogether; ++r) sum[t][r] = start;
-        }
-        const char* group = panel + place.group(g);
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; ++j) {
-          __m512i bytes[kTogether];
+    for (int i = 0; i < 2 * kSteps; ++i) {
+      const int g = kPanelsInTurn ? i % 2 : i / kSteps;
+      const int first_r = (kPanelsInTurn ? i / 2 : i % kSteps) * kTogether;
+      const char* panel = block + first_r * panel_bytes;
+      __m512i sum[kT][kTogether];
 #pragma GCC unroll 16
-          for (int r = 0; r < kTogether; ++r) {
-            if (kAsks && j < place.group_lines) {
-              _mm_prefetch(group + r * panel_bytes + j * place.line_bytes + kAhead, _MM_HINT_T0);
-            }
-            bytes[r] = W::bytes(group + r * panel_bytes, place, j, 0).raw;
-          }
+      for (int t = 0; t < kT; ++t) {
+        const __m512i start = _mm512_slli_epi32(_mm512_set1_epi32(x[t][b].minus_sum[g]), W::kShift);
+#pragma GCC unroll 16
+        for (int r = 0; r < kTogether; ++r) sum[t][r] = start;
+      }
+      const char* group = panel + place.group(g);
+#pragma GCC unroll 8
+      for (int line = 0; line < W::kGroupLines; ++line) {
+        __m512i w[kTogether];
+#pragma GCC unroll 16
+        for (int r = 0; r < kTogether; ++r) {
+          const char* p = group + r * panel_bytes + line * place.line_bytes;
+          if (kOnce && line % Ask::kEvery == 0) _mm_prefetch(p + Ask::kBytes, Ask::kTo);
+          w[r] = _mm512_load_si512(p);
+        }
+#pragma GCC unroll 2
+        for (int j = line; j < 8; j += W::kGroupLines) {
 #pragma GCC unroll 16
           for (int t = 0; t < kT; ++t) {
             const __m512i b4 = _mm512_set1_epi32(load_i32(x[t][b].q + 32 * g + 4 * j));
 #pragma GCC unroll 16
-            for (int r = 0; r < kTogether; ++r) sum[t][r] = _mm512_dpbusd_epi32(sum[t][r], bytes[r], b4);
+            for (int r = 0; r < kTogether; ++r) {
+              sum[t][r] = _mm512_dpbusd_epi32(sum[t][r], W::bytes(VU{w[r]}, j).raw, b4);
+            }
           }
         }
+      }
 #pragma GCC unroll 16
-        for (int r = 0; r < kTogether; ++r) {
-          if (kOnce && g == 0) {
-            _mm_prefetch(panel + place.scales() + r * panel_bytes + kAhead, _MM_HINT_T0);
-          }
-          const __m512 scale = scales_of(panel + r * panel_bytes, place, g, 0).raw;
+      for (int r = 0; r < kTogether; ++r) {
+        if (kOnce && Ask::kEvery == 1 && g == 0)
+          _mm_prefetch(panel + place.scales() + r * panel_bytes + Ask::kBytes, Ask::kTo);
+        const __m512 scale = scales_of(panel + r * panel_bytes, place, g, 0).raw;
 #pragma GCC unroll 16
-          for (int t = 0; t < kT; ++t) {
-            __m512& to = acc[t][first_r + r];
-            const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[t][b].scale[g]));
-            to = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][r]), both, to);
-          }
+        for (int t = 0; t < kT; ++t) {
+          __m512& to = acc[t][first_r + r];
+          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[t][b].scale[g]));
+          to = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][r]), both, to);
         }
       }
     }
@@ -270,28 +312,38 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
     for (int r = 0; r < kR; ++r) _mm512_store_ps(c + t * kBlock + r * kPanel, acc[t][r]);
   }
 }
-template <typename W, int64_t kAhead, bool kOnce>
+template <typename W, typename Ask>
 struct VnniRows {
   template <int kT, int kR>
   struct Tile {
-    static constexpr TileFn kFn = multiply_vnni<W, kAhead, kOnce, kT, kR>;
+    static constexpr TileFn kFn = multiply_vnni<W, Ask, kT, kR>;
   };
 };
-// Not 4096: those lines fall on the sets of the first-level cache that the present ones are in. Experts of the OLMoE
-// shape in int4, two cores of an Intel server: 25.9 GB/s with it, 27.7 with this.
+// Few rows have the sums of four panels in registers, many rows those of two beside more rows.
+template <typename W, typename Ask>
+void few_rows(const ProductArgs& a) {
+  Tiles<VnniRows<W, Ask>::template Tile>::product(a);
+}
+template <typename W, typename Ask>
+void vnni_product(const ProductArgs& a) {
+  if (a.m <= kFewRows) return few_rows<W, Ask>(a);
+  Tiles<VnniRows<W, AskNever>::template Tile, kHalf>::product(a);
+}
 ProductFn few_rows_product(Format format) {
-  return format == Format::kI8 ? Tiles<VnniRows<Int8, 2048, true>::template Tile>::product
-                               : Tiles<VnniRows<Int4, 2048, true>::template Tile>::product;
+  return format == Format::kI8 ? few_rows<Int8, AskIntel> : few_rows<Int4, AskIntel>;
 }
 #endif
 
 template <typename W>
 void fill(ProductFn (&product)[kRowTypes], const Features& features) {
   product[static_cast<int>(RowType::kF32)] = Tiles<IntF32Rows<W>::template Tile, kHalf>::product;
-  product[static_cast<int>(RowType::kI8)] = Tiles<I8Rows<W>::template Tile, kHalf>::product;
+  // Of int8 only one panel's sums are in registers at a time: more panels fit beside few rows.
+  constexpr int kBudget = W::kFormat == Format::kI8 ? kHalf * 4 / 3 : kHalf;
+  product[static_cast<int>(RowType::kI8)] = Tiles<I8Rows<W>::template Tile, kBudget>::product;
 #if HWY_TARGET == HWY_AVX3
   if (features.int8_dot) {
-    product[static_cast<int>(RowType::kI8)] = Tiles<VnniRows<W, W::kAhead, false>::template Tile, kHalf>::product;
+    product[static_cast<int>(RowType::kI8)] =
+        __builtin_cpu_is("intel") ? vnni_product<W, AskIntel> : vnni_product<W, AskOther>;
   }
 #else
   (void)features;
