@@ -210,10 +210,11 @@ struct IntF32Rows {
 };
 
 #if HWY_TARGET == HWY_AVX3
-// How weights that are read once are asked for, kBytes before their use: every kEvery-th line. Intel's processors: not
-// 4 KiB ahead, which are the sets of the first-level cache that are in use (experts of the OLMoE shape in int4, two
-// cores of a server: 25.9 GB/s, with this 27.7). Others look ahead by themselves, and a line in four keeps them going
-// over the end of a page: Zen 4 reads int8 at 45 GB/s without asking, at 53 with this, at 42 with every line.
+// How weights that are read once are asked for, kBytes before their use: every kEvery-th line, or all where a product
+// does not take them in the order in which they lie. Intel's processors: not 4 KiB ahead, which are the sets of the
+// first-level cache that are in use (experts of the OLMoE shape in int4, two cores of a server: 25.9 GB/s, with this
+// 27.7). Others look ahead by themselves, and a line in four keeps them going over the end of a page: Zen 4 reads int8
+// at 45 GB/s without asking, at 53 with this, at 42 with every line.
 struct AskIntel {
   static constexpr int kEvery = 1;
   static constexpr int64_t kBytes = 2048;
@@ -247,6 +248,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
   // Panels whose sums are in registers at the same time.
   constexpr int kTogether = kPanelsInTurn || (kOnce && kT > 2) ? 1 : kR;
   constexpr int kSteps = kR / kTogether;
+  constexpr int kEvery = kPanelsInTurn || kTogether == kR ? Ask::kEvery : 1;
   const I8Block* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const I8Block*>(rows[t]) + k0 / kI8BlockElements;
   __m512 acc[kT][kR];
@@ -263,10 +265,17 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
       const int g = kPanelsInTurn ? i % 2 : i / kSteps;
       const int first_r = (kPanelsInTurn ? i / 2 : i % kSteps) * kTogether;
       const char* panel = block + first_r * panel_bytes;
+      const I8Block* at[kT];
+#pragma GCC unroll 16
+      for (int t = 0; t < kT; ++t) {
+        at[t] = x[t] + b;
+        // The compiler is not to keep a block of more rows than registers hold for the next panel.
+        if (kOnce && kT > 2) asm("" : "+r"(at[t]));
+      }
       __m512i sum[kT][kTogether];
 #pragma GCC unroll 16
       for (int t = 0; t < kT; ++t) {
-        const __m512i start = _mm512_slli_epi32(_mm512_set1_epi32(x[t][b].minus_sum[g]), W::kShift);
+        const __m512i start = _mm512_slli_epi32(_mm512_set1_epi32(at[t]->minus_sum[g]), W::kShift);
 #pragma GCC unroll 16
         for (int r = 0; r < kTogether; ++r) sum[t][r] = start;
       }
@@ -277,14 +286,14 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
 #pragma GCC unroll 16
         for (int r = 0; r < kTogether; ++r) {
           const char* p = group + r * panel_bytes + line * place.line_bytes;
-          if (kOnce && line % Ask::kEvery == 0) _mm_prefetch(p + Ask::kBytes, Ask::kTo);
+          if (kOnce && line % kEvery == 0) _mm_prefetch(p + Ask::kBytes, Ask::kTo);
           w[r] = _mm512_load_si512(p);
         }
 #pragma GCC unroll 2
         for (int j = line; j < 8; j += W::kGroupLines) {
 #pragma GCC unroll 16
           for (int t = 0; t < kT; ++t) {
-            const __m512i b4 = _mm512_set1_epi32(load_i32(x[t][b].q + 32 * g + 4 * j));
+            const __m512i b4 = _mm512_set1_epi32(load_i32(at[t]->q + 32 * g + 4 * j));
 #pragma GCC unroll 16
             for (int r = 0; r < kTogether; ++r) {
               sum[t][r] = _mm512_dpbusd_epi32(sum[t][r], W::bytes(VU{w[r]}, j).raw, b4);
@@ -294,13 +303,13 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kTogether; ++r) {
-        if (kOnce && Ask::kEvery == 1 && g == 0)
+        if (kOnce && kEvery == 1 && g == 0)
           _mm_prefetch(panel + place.scales() + r * panel_bytes + Ask::kBytes, Ask::kTo);
         const __m512 scale = scales_of(panel + r * panel_bytes, place, g, 0).raw;
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
           __m512& to = acc[t][first_r + r];
-          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[t][b].scale[g]));
+          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(at[t]->scale[g]));
           to = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][r]), both, to);
         }
       }
