@@ -253,6 +253,8 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
   // Panels whose sums are in registers at the same time.
   constexpr int kTogether = kPanelsInTurn || (kOnce && kT > 2) ? 1 : kR;
   constexpr int kSteps = kR / kTogether;
+  // With more arithmetic a line waits in the second-level cache: 48 tokens' experts take 11.1 ms for 13.2.
+  constexpr bool kNear = kPanelsInTurn && kT > 2;
   constexpr int kEvery = kPanelsInTurn || kTogether == kR ? How::kEvery : 1;
   const I8Block* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const I8Block*>(rows[t]) + k0 / kI8BlockElements;
@@ -275,7 +277,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
       for (int t = 0; t < kT; ++t) {
         at[t] = x[t] + b;
         // The compiler is not to keep a block of more rows than registers hold for the next panel.
-        if (kOnce && kT > 2) asm("" : "+r"(at[t]));
+        if (kOnce && kT > (kPanelsInTurn ? 2 : 3)) asm volatile("" : "+r"(at[t]));
       }
       __m512i sum[kT][kTogether];
 #pragma GCC unroll 16
@@ -294,6 +296,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
         for (int r = 0; r < kTogether; ++r) {
           const char* line = group + r * panel_bytes + j % W::kGroupLines * place.line_bytes;
           if (kOnce && j < W::kGroupLines && j % kEvery == 0) _mm_prefetch(line + How::kAhead, How::kTo);
+          if (kNear) _mm_prefetch(line + 512, _MM_HINT_T0);
           bytes[r] = W::bytes(VU{_mm512_load_si512(line)}, j).raw;
         }
 #pragma GCC unroll 16
