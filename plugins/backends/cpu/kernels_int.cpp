@@ -210,8 +210,8 @@ struct IntF32Rows {
 };
 
 #if HWY_TARGET == HWY_AVX3
-// How a product reads weights. From memory: asked for kAhead bytes before their use, every kEvery-th line, or all where
-// a product does not take them in the order in which they lie.
+// How a product reads weights, which come from memory for its first rows: asked for kAhead bytes before their use,
+// every kEvery-th line, or all where it does not take them in the order in which they lie.
 struct OnIntel {
   // Not 4 KiB: those are the sets of the first-level cache that are in use (experts of the OLMoE shape in int4, two
   // cores of a server: 25.9 GB/s, with this 27.7).
@@ -231,12 +231,6 @@ struct OnOthers {
   // Twice as fast for int8, a fifth for int4.
   static constexpr bool kAsTheyLie = true;
 };
-struct FromCache {  // what is read more than once
-  static constexpr int64_t kAhead = 0;
-  static constexpr int kEvery = 1;
-  static constexpr auto kTo = _MM_HINT_T0;
-  static constexpr bool kAsTheyLie = false;
-};
 
 // As multiply_i8, with the processor's dot product of bytes.
 template <typename W, typename How, int kT, int kR>
@@ -248,10 +242,9 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
     step_bytes = kBlockPanels * W::kUnitBytes;
   }
   const BlockPlace place = block_place(W::kFormat, step_bytes);
-  constexpr bool kOnce = How::kAhead > 0;
   constexpr bool kPanelsInTurn = How::kAsTheyLie && W::kFormat == Format::kI8;
   // Panels whose sums are in registers at the same time.
-  constexpr int kTogether = kPanelsInTurn || (kOnce && kT > 2) ? 1 : kR;
+  constexpr int kTogether = kPanelsInTurn || kT > 2 ? 1 : kR;
   constexpr int kSteps = kR / kTogether;
   // With more arithmetic a line waits in the second-level cache: 48 tokens' experts take 11.1 ms for 13.2.
   constexpr bool kNear = kPanelsInTurn && kT > 2;
@@ -277,7 +270,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
       for (int t = 0; t < kT; ++t) {
         at[t] = x[t] + b;
         // The compiler is not to keep a block of more rows than registers hold for the next panel.
-        if (kOnce && kT > (kPanelsInTurn ? 2 : 3)) asm volatile("" : "+r"(at[t]));
+        if (kT > (kPanelsInTurn ? 2 : 3)) asm volatile("" : "+r"(at[t]));
       }
       __m512i sum[kT][kTogether];
 #pragma GCC unroll 16
@@ -295,7 +288,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
 #pragma GCC unroll 16
         for (int r = 0; r < kTogether; ++r) {
           const char* line = group + r * panel_bytes + j % W::kGroupLines * place.line_bytes;
-          if (kOnce && j < W::kGroupLines && j % kEvery == 0) _mm_prefetch(line + How::kAhead, How::kTo);
+          if (j < W::kGroupLines && j % kEvery == 0) _mm_prefetch(line + How::kAhead, How::kTo);
           if (kNear) _mm_prefetch(line + 512, _MM_HINT_T0);
           bytes[r] = W::bytes(VU{_mm512_load_si512(line)}, j).raw;
         }
@@ -308,8 +301,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kTogether; ++r) {
-        if (kOnce && kEvery == 1 && g == 0)
-          _mm_prefetch(panel + place.scales() + r * panel_bytes + How::kAhead, How::kTo);
+        if (kEvery == 1 && g == 0) _mm_prefetch(panel + place.scales() + r * panel_bytes + How::kAhead, How::kTo);
         const __m512 scale = scales_of(panel + r * panel_bytes, place, g, 0).raw;
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
@@ -333,18 +325,12 @@ struct VnniRows {
     static constexpr TileFn kFn = multiply_vnni<W, How, kT, kR>;
   };
 };
-// Few rows have the sums of four panels in registers, many rows those of two beside more rows.
-template <typename W, typename How>
-void few_rows(const ProductArgs& a) {
-  Tiles<VnniRows<W, How>::template Tile>::product(a);
-}
 template <typename W, typename How>
 void vnni_product(const ProductArgs& a) {
-  if (a.m <= kFewRows) return few_rows<W, How>(a);
-  Tiles<VnniRows<W, FromCache>::template Tile, kHalf>::product(a);
+  Tiles<VnniRows<W, How>::template Tile>::product(a);
 }
 ProductFn few_rows_product(Format format) {
-  return format == Format::kI8 ? few_rows<Int8, OnIntel> : few_rows<Int4, OnIntel>;
+  return format == Format::kI8 ? vnni_product<Int8, OnIntel> : vnni_product<Int4, OnIntel>;
 }
 #endif
 
