@@ -270,7 +270,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
       for (int t = 0; t < kT; ++t) {
         at[t] = x[t] + b;
         // The compiler is not to keep a block of more rows than registers hold for the next panel.
-        if (kT > (kPanelsInTurn ? 2 : 3)) asm volatile("" : "+r"(at[t]));
+        if (How::kAsTheyLie && kT > (kPanelsInTurn ? 2 : 3)) asm volatile("" : "+r"(at[t]));
       }
       __m512i sum[kT][kTogether];
 #pragma GCC unroll 16
