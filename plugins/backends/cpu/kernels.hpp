@@ -49,8 +49,10 @@ inline int64_t tiled_rows(int64_t m) { return m % kI8TileRows <= kFewRows ? m - 
 inline constexpr int64_t kI8Line = 64;
 inline constexpr int64_t kI8BlockLines = 2 * 8 + 1;
 inline constexpr int64_t kI4BlockLines = 2 * 4 + 1;
-// Where a block's lines lie, in bytes. A unit of a panel (weight.hpp) is a block of int8, a line of int4: many rows
-// like a panel's lines together, but one row of int4 reads 5 % slower so.
+// A unit of a panel (weight.hpp) is a block of int8, a line of int4: many rows like a panel's lines together, but one
+// row of int4 reads 5 % slower so.
+constexpr int64_t int_unit_bytes(Format format) { return format == Format::kI8 ? kI8BlockLines * kI8Line : kI8Line; }
+// Where a block's lines lie, in bytes.
 struct BlockPlace {
   int64_t group_lines;
   int64_t line_bytes;   // from line to line

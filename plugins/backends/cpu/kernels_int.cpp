@@ -24,15 +24,13 @@ inline constexpr int kHalf = kAccumulators / 2;
 struct Int8 {
   static constexpr int kShift = 7;
   static constexpr Format kFormat = Format::kI8;
-  static constexpr int kGroupLines = 8;
-  static constexpr int64_t kUnitBytes = kI8BlockLines * kI8Line;
+  static constexpr int kGroupLines = block_place(kFormat, 0).group_lines;
   static HWY_INLINE VU bytes(VU line, int) { return hn::Xor(line, hn::Set(DU(), 0x80808080U)); }
 };
 struct Int4 {
   static constexpr int kShift = 3;
   static constexpr Format kFormat = Format::kI4;
-  static constexpr int kGroupLines = 4;
-  static constexpr int64_t kUnitBytes = kI8Line;
+  static constexpr int kGroupLines = block_place(kFormat, 0).group_lines;
   static HWY_INLINE VU bytes(VU line, int j) {
     return hn::And(j < 4 ? line : hn::ShiftRight<4>(line), hn::Set(DU(), 0x0f0f0f0fU));
   }
@@ -238,8 +236,8 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
                                                                          int64_t step_bytes, const void* const* rows,
                                                                          int64_t k0, int64_t k1, bool first, float* c) {
   if constexpr (kR == kBlockPanels) {  // then all distances are known, which saves registers
-    panel_bytes = W::kUnitBytes;
-    step_bytes = kBlockPanels * W::kUnitBytes;
+    panel_bytes = int_unit_bytes(W::kFormat);
+    step_bytes = kBlockPanels * panel_bytes;
   }
   const BlockPlace place = block_place(W::kFormat, step_bytes);
   constexpr bool kPanelsInTurn = How::kAsTheyLie && W::kFormat == Format::kI8;

@@ -76,7 +76,7 @@ int64_t element_bytes(Format format) { return format == Format::kF32 ? 4 : 2; }
 
 // A unit of a panel of sixteen rows: one k, two of bf16, 64 of int8, a line of int4.
 int64_t unit_bytes(Format format) {
-  if (format == Format::kI8) return kI8BlockLines * kI8Line;
+  if (is_integer(format)) return int_unit_bytes(format);
   return format == Format::kF16 ? 32 : 64;
 }
 
