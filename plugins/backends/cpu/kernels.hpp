@@ -70,6 +70,7 @@ inline constexpr int64_t kBlockPanels = 4;  // panels that one product call may 
 inline constexpr int64_t kBlock = kPanel * kBlockPanels;
 inline constexpr int64_t kMaxRows = 96;     // rows of x that one product call may take
 inline constexpr int64_t kQueries = 16;     // queries that share one attention call
+inline constexpr int64_t kFewQueries = 2;   // so few go through rows in their order and ask for nothing ahead
 inline constexpr int64_t kPositions = 128;  // positions of one attention block
 inline constexpr int64_t kScoreStride = kPositions + 16;
 inline constexpr int64_t kRowsAhead = 16;  // of keys or values, which are asked for at most this many before their turn

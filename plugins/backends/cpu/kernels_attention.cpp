@@ -26,13 +26,13 @@ inline constexpr int64_t kLeastAhead = 4;  // rows: as many as go through the di
 // by line between the products, since what is asked for at once waits in line, and after it memory is idle.
 class Ahead {
  public:
-  Ahead(const void* const* rows, int64_t first, int64_t last, int64_t n_bytes, const RowsNext& next)
+  Ahead(const void* const* rows, int64_t first, int64_t last, int64_t n_bytes, const RowsNext& next, int64_t n_queries)
       : rows_(rows),
         last_(last),
         n_bytes_(n_bytes),
         n_rows_(HWY_MIN(HWY_MAX(kBytesAhead / HWY_MAX(n_bytes, 1), kLeastAhead), kRowsAhead)),
         next_(next) {
-    go_to(first + n_rows_);
+    go_to(n_queries > kFewQueries ? first + n_rows_ : std::numeric_limits<int64_t>::max());
   }
   // The rows that stand in for those before `last`: nothing beyond them is asked for yet.
   HWY_INLINE void begin(int64_t last) { end_ = HWY_MIN(last, last_) + n_rows_; }
@@ -75,70 +75,15 @@ class Ahead {
   const char* stop_ = nullptr;
 };
 
-// Queries from i0 on by positions from p0 on, kQ by kP. A score is summed in sixteen lanes over the dimension, then in
-// the fixed order of fold_four, whatever kQ and kP are. The first queries of a call ask for rows ahead.
-template <int32_t kDtype, int kQ, int kP>
-HWY_INLINE void score_tile(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ahead) {
-  using T = typename Load<kDtype>::T;
-  constexpr int kRows = kQ == 1 ? 1 : kP;  // that go through the dimension together: one reads memory in its order
-  const DF d;
-  const int64_t dim = a.dim;
-  const float* const* q = a.q + i0;
-  VF acc[kQ * kP][kVectors];
-  for (int r = 0; r < kP; r += kRows) {
-    const void* const* rows = a.rows + p0 + r;
-    const bool asks = i0 == 0;
-    if (asks) ahead.begin(p0 + r + kRows);
-    VF sum[kQ * kRows][kVectors];
-#pragma GCC unroll 16
-    for (int i = 0; i < kQ * kRows; ++i) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::Zero(d);
-    }
-    const auto step = [&](int64_t c, auto&& load) {
-      if (kRows > 1 && asks) ahead.ask(kRows * 16 * static_cast<int64_t>(sizeof(T)));
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        VF query[kQ];
-#pragma GCC unroll 4
-        for (int i = 0; i < kQ; ++i) query[i] = hn::LoadU(d, q[i] + c + v * kLanes);
-#pragma GCC unroll 16
-        for (int p = 0; p < kRows; ++p) {
-          const VF key = load(static_cast<const T*>(rows[p]) + c + v * kLanes, c + v * kLanes);
-#pragma GCC unroll 4
-          for (int i = 0; i < kQ; ++i) sum[i * kRows + p][v] = hn::MulAdd(query[i], key, sum[i * kRows + p][v]);
-        }
-      }
-    };
-    const auto whole = [](const T* p, int64_t) { return Load<kDtype>::at(p); };
-    int64_t c = 0;
-    if constexpr (kRows == 1) {
-      if (asks) ahead.finish();
-      for (; c + 64 <= dim; c += 64) {
-#pragma GCC unroll 4
-        for (int64_t part = 0; part < 64; part += 16) step(c + part, whole);
-      }
-    }
-    for (; c + 16 <= dim; c += 16) step(c, whole);
-    if (c < dim) {
-      step(c, [dim](const T* p, int64_t at) { return load_tail<kDtype>(p, HWY_MIN(HWY_MAX(dim - at, 0), kLanes)); });
-    }
-    if (kRows > 1 && asks) ahead.finish();
-#pragma GCC unroll 4
-    for (int i = 0; i < kQ; ++i) {
-#pragma GCC unroll 16
-      for (int p = 0; p < kRows; ++p) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) acc[i * kP + r + p][v] = sum[i * kRows + p][v];
-      }
-    }
-  }
-  float* scores = a.scores + i0 * kScoreStride + p0;
+// Sums of queries i0 .. i0 + kQ - 1 by positions p0 .. p0 + kP - 1, each of sixteen lanes, become scores: in the order
+// of fold_four, whatever kQ and kP are.
+template <int kQ, int kP>
+HWY_INLINE void store_scores(VF (*acc)[kVectors], float* scores) {
 #if HWY_TARGET == HWY_AVX3
   static_assert(kQ * kP == 16);
   const hn::CappedTag<float, kP> row;
   alignas(64) float sums[16];
-  hn::Store(fold_sixteen(acc[0]), d, sums);
+  hn::Store(fold_sixteen(acc[0]), DF(), sums);
 #pragma GCC unroll 4
   for (int i = 0; i < kQ; ++i) hn::StoreU(hn::Load(row, sums + i * kP), row, scores + i * kScoreStride);
 #else
@@ -154,6 +99,108 @@ HWY_INLINE void score_tile(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ah
 #endif
 }
 
+// Queries from i0 on by positions from p0 on, kQ by kP, which go through the dimension together. The first queries of
+// a call ask for rows ahead.
+template <int32_t kDtype, int kQ, int kP>
+HWY_INLINE void score_tile(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ahead) {
+  using T = typename Load<kDtype>::T;
+  const DF d;
+  const int64_t dim = a.dim;
+  const float* const* q = a.q + i0;
+  const void* const* rows = a.rows + p0;
+  const bool asks = i0 == 0;
+  if (asks) ahead.begin(p0 + kP);
+  VF sum[kQ * kP][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kQ * kP; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::Zero(d);
+  }
+  const auto step = [&](int64_t c, auto&& load) {
+    if (asks) ahead.ask(kP * 16 * static_cast<int64_t>(sizeof(T)));
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      VF query[kQ];
+#pragma GCC unroll 4
+      for (int i = 0; i < kQ; ++i) query[i] = hn::LoadU(d, q[i] + c + v * kLanes);
+#pragma GCC unroll 16
+      for (int p = 0; p < kP; ++p) {
+        const VF key = load(static_cast<const T*>(rows[p]) + c + v * kLanes, c + v * kLanes);
+#pragma GCC unroll 4
+        for (int i = 0; i < kQ; ++i) sum[i * kP + p][v] = hn::MulAdd(query[i], key, sum[i * kP + p][v]);
+      }
+    }
+  };
+  int64_t c = 0;
+  for (; c + 16 <= dim; c += 16) step(c, [](const T* p, int64_t) { return Load<kDtype>::at(p); });
+  if (c < dim) {
+    step(c, [dim](const T* p, int64_t at) { return load_tail<kDtype>(p, HWY_MIN(HWY_MAX(dim - at, 0), kLanes)); });
+  }
+  if (asks) ahead.finish();
+  store_scores<kQ, kP>(sum, a.scores + i0 * kScoreStride + p0);
+}
+
+// The same for few queries, row after row: memory is read in its order, which processors foresee. kN: the sixteens of
+// the dimension, so few that the queries stay in registers; 0 where they do not.
+template <int32_t kDtype, int kQ, int kP, int kN>
+HWY_INLINE void score_rows(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ahead) {
+  using T = typename Load<kDtype>::T;
+  const DF d;
+  const int64_t dim = kN > 0 ? 16 * kN : a.dim;
+  const bool asks = kDots < 16 && i0 == 0;
+  VF acc[kQ * kP][kVectors];
+  const auto row = [&](int r) {
+    const T* keys = static_cast<const T*>(a.rows[p0 + r]);
+    if (asks) {
+      ahead.begin(p0 + r + 1);
+      ahead.finish();
+    }
+    VF sum[kQ][kVectors];
+#pragma GCC unroll 4
+    for (int i = 0; i < kQ; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::Zero(d);
+    }
+    const auto step = [&](int64_t c, auto&& load) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const VF key = load(keys + c + v * kLanes, c + v * kLanes);
+#pragma GCC unroll 4
+        for (int i = 0; i < kQ; ++i) {
+          sum[i][v] = hn::MulAdd(hn::LoadU(d, a.q[i0 + i] + c + v * kLanes), key, sum[i][v]);
+        }
+      }
+    };
+    const auto whole = [](const T* p, int64_t) { return Load<kDtype>::at(p); };
+    int64_t c = 0;
+    if constexpr (kN > 0) {
+#pragma GCC unroll 16
+      for (int n = 0; n < kN; ++n) step(16 * n, whole);
+    } else {
+      for (; c + 64 <= dim; c += 64) {
+#pragma GCC unroll 4
+        for (int64_t part = 0; part < 64; part += 16) step(c + part, whole);
+      }
+      for (; c + 16 <= dim; c += 16) step(c, whole);
+      if (c < dim) {
+        step(c, [dim](const T* p, int64_t at) { return load_tail<kDtype>(p, HWY_MIN(HWY_MAX(dim - at, 0), kLanes)); });
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kQ; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[i * kP + r][v] = sum[i][v];
+    }
+  };
+  if constexpr (kN > 0) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kP; ++r) row(r);
+  } else {
+    for (int r = 0; r < kP; ++r) row(r);
+  }
+  store_scores<kQ, kP>(acc, a.scores + i0 * kScoreStride + p0);
+}
+
 // Rows that all queries go through before the next ones: they stay in the first-level cache, and memory is read on.
 // Not where the queries' own rows of `dim` numbers fill that cache.
 inline constexpr int64_t kPart = 16;
@@ -161,15 +208,24 @@ constexpr int64_t rows_of_part(int64_t n_queries, int64_t dim, int64_t n_rows) {
   return n_queries * dim <= 4096 ? kPart : n_rows;
 }
 
+template <int32_t kDtype, int kQ, int kP, int kN>
+void few_part(const ScoreArgs& a, int64_t i, int64_t first, int64_t last, Ahead& ahead) {
+  for (int64_t p = first; p < last; p += kP) score_rows<kDtype, kQ, kP, kN>(a, i, p, ahead);
+}
 template <int32_t kDtype, int kQ, int kP>
 HWY_INLINE void score_part(const ScoreArgs& a, int64_t i, int64_t first, int64_t last, Ahead& ahead) {
-  for (int64_t p = first; p < last; p += kP) {
-    score_tile<kDtype, kQ, kP>(a, i, p, ahead);
+  if constexpr (kQ <= 2) {
+    if (kVectors == 1 && a.dim == 64) return few_part<kDtype, kQ, kP, 4>(a, i, first, last, ahead);
+    if (kVectors == 1 && a.dim == 128) return few_part<kDtype, kQ, kP, 8>(a, i, first, last, ahead);
+    few_part<kDtype, kQ, kP, 0>(a, i, first, last, ahead);
+  } else {
+    for (int64_t p = first; p < last; p += kP) score_tile<kDtype, kQ, kP>(a, i, p, ahead);
   }
 }
 template <int32_t kDtype>
 void score_as(const ScoreArgs& a) {
-  Ahead ahead(a.rows, 0, a.n_positions, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next);
+  Ahead ahead(a.rows, 0, a.n_positions, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next,
+              a.n_queries);
   const int64_t rows = rows_of_part(a.n_queries, a.dim, a.n_positions);
   for (int64_t p = 0; p < a.n_positions; p += rows) {
     const int64_t last = HWY_MIN(p + rows, a.n_positions);
@@ -262,7 +318,7 @@ HWY_INLINE void mix_tile(const MixArgs& a, int64_t i0, const Range& part, int64_
   constexpr int kN = kC * kVectors;
   const float* scores = a.scores + i0 * kScoreStride;
   float* o = a.o + i0 * a.o_stride + column;
-  const bool asks = i0 == 0;
+  const bool asks = i0 == 0 && a.n_queries > kFewQueries;
   VF acc[kQ][kN];
 #pragma GCC unroll 4
   for (int i = 0; i < kQ; ++i) {
@@ -328,8 +384,9 @@ void mix_columns(const MixArgs& a, int64_t i, const Range& part, Ahead& ahead) {
 }
 template <int32_t kDtype>
 void mix_as(const MixArgs& a) {
-  Ahead ahead(a.rows, a.first, a.last, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next);
-  const bool one_pass = a.n_queries == 1 && a.dim <= 16 * kWidest;
+  Ahead ahead(a.rows, a.first, a.last, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next,
+              a.n_queries);
+  const bool one_pass = a.n_queries <= (kVectors == 1 ? 2 : 1) && a.dim <= 16 * kWidest;
   const int64_t rows = one_pass ? a.last - a.first : rows_of_part(a.n_queries, a.dim, a.last - a.first);
   for (int64_t p = a.first; p < a.last; p += rows) {
     const Range part{p, HWY_MIN(p + rows, a.last)};

@@ -25,9 +25,7 @@ struct Scratch {
   float* scores;      // [kQueries, kScoreStride]
   float* o;           // [kTaskQueries, padded(v_dim)]: of the span at work
   float* total;       // [kTaskQueries, padded(v_dim)]: of the spans before it
-  int64_t* rows;      // [kPositions]: where a block's positions lie
-  const void** keys;  // [kScoreStride]
-  const void** values;
+  const void** rows;  // [kPositions + 16]: of keys or values
   const void** next;  // [kRowsAhead]
 };
 Scratch take_scratch(Arena& arena, int64_t k_dim, int64_t v_dim) {
@@ -36,9 +34,7 @@ Scratch take_scratch(Arena& arena, int64_t k_dim, int64_t v_dim) {
   s.scores = arena.take<float>(kQueries * kScoreStride);
   s.o = arena.take<float>(kTaskQueries * padded(v_dim));
   s.total = arena.take<float>(kTaskQueries * padded(v_dim));
-  s.rows = arena.take<int64_t>(kPositions);
-  s.keys = arena.take<const void*>(kScoreStride);
-  s.values = arena.take<const void*>(kScoreStride);
+  s.rows = arena.take<const void*>(kPositions + 16);
   s.next = arena.take<const void*>(kRowsAhead);
   return s;
 }
@@ -258,59 +254,81 @@ class Attention {
     for (int64_t first = t.first_unit; first < t.last_unit;) {
       const int64_t last = end_of_group(t, first);
       for (int64_t position = begin; position < end;) {
-        const int64_t block = position / kPositions * kPositions;
-        const Range seen{position, std::min(end, block + kPositions)};
-        find_rows(t, block, seen);
+        const int64_t stop = std::min(end, (position / kPositions + blocks_together(t)) * kPositions);
         for (int64_t u = first; u < last; ++u) {
-          const RowsNext next = u + 1 < last         ? keys_from(t, u + 1, position, end)
-                                : seen.last < end    ? keys_from(t, first, seen.last, end)
-                                : last < t.last_unit ? keys_from(t, last, begin, end)
+          const RowsNext next = u + 1 < last         ? rows_from(t, a_.k, k_dim_, u + 1, {position, stop})
+                                : stop < end         ? rows_from(t, a_.k, k_dim_, first, {stop, end})
+                                : last < t.last_unit ? rows_from(t, a_.k, k_dim_, last, {begin, end})
                                                      : RowsNext{};
           const int64_t slot = (u - t.first_unit) * unit_queries;
-          run_block(t, unit(u), block, seen, next, t.scratch.o + slot * o_stride_, state + slot);
+          run_blocks(t, u, {position, stop}, next, t.scratch.o + slot * o_stride_, state + slot);
         }
-        position = seen.last;
+        position = stop;
       }
       first = last;
     }
   }
+  // Blocks of which all keys are read before their values, so that memory is read in long runs: those whose scores
+  // there is room for. Not where units share rows, which the next is to find in a cache.
+  [[nodiscard]] int64_t blocks_together(const Task& t) const {
+    return by_head() ? std::max<int64_t>(1, kQueries / (t.chunk.n * head_tile_)) : 1;
+  }
+  [[nodiscard]] bool by_head() const { return a_.k.ndim == 3 && a_.k.strides[0] < a_.k.strides[1]; }
   // Units that go through a block together. Where the rows of a head lie one after the other, units of one key head, so
   // that memory is read in its order; else all of them, since the rows of a token do.
   [[nodiscard]] int64_t end_of_group(const Task& t, int64_t u) const {
-    const bool by_head = a_.k.ndim == 3 && a_.k.strides[0] < a_.k.strides[1];
-    return by_head ? std::min(t.last_unit, (u / head_tiles_ + 1) * head_tiles_) : t.last_unit;
+    return by_head() ? std::min(t.last_unit, (u / head_tiles_ + 1) * head_tiles_) : t.last_unit;
   }
-  // One block for the queries of one unit. `next`: what is read after it.
-  void run_block(const Task& t, const Unit& u, int64_t block, const Range& seen, const RowsNext& next, float* o,
-                 Softmax* state) const {
-    const Scratch& s = t.scratch;
+  // Some blocks for the queries of one unit. `next`: what is read after them.
+  void run_blocks(const Task& t, int64_t index, const Range& seen, const RowsNext& next, float* o,
+                  Softmax* state) const {
+    const Unit u = unit(index);
     const int64_t n = t.chunk.n * u.n_heads;
     if (n == 0) return;
-    point_at_rows(t, u.kv_head, block, seen);
+    const Scratch& s = t.scratch;
     const float* queries[kQueries];
     for (int64_t q = 0; q < n; ++q) queries[q] = query(s, u.row_of(t.chunk, q), u.head_of(q), q);
-    const int64_t offset = seen.first - block;
-    const int64_t length = seen.last - seen.first;
-    const RowsNext values{s.values + offset, std::min(length, kRowsAhead), v_dim_ * cache_bytes(a_.v)};
-    kernels_.score({queries, n, s.keys + offset, length, k_dim_, a_.k.dtype, s.scores + offset, values});
-    Range ranges[kQueries];
-    float scale[kQueries];
-    alignas(64) float shrink[kQueries];
-    for (int64_t q = 0; q < n; ++q) {
-      const Range own = range_of(u.row_of(t.chunk, q));
-      ranges[q] = {std::max(own.first, block) - block, std::min(own.last, block + kPositions) - block};
-      if (ranges[q].empty()) ranges[q] = {0, 0};
-      scale[q] = static_cast<float>(loops::attention_scale(a_, own.last - 1));
+    float* scores = s.scores;
+    for (Range part = first_part(seen); !part.empty(); part = part_after(part, seen)) {
+      point_at_rows(t, a_.k, u.kv_head, part, s.rows);
+      const bool last = part.last == seen.last;
+      const RowsNext then =
+          last ? rows_from(t, a_.v, v_dim_, index, seen) : rows_from(t, a_.k, k_dim_, index, {part.last, seen.last});
+      kernels_.score(
+          {queries, n, s.rows, part.last - part.first, k_dim_, a_.k.dtype, scores + part.first % kPositions, then});
+      scores += n * kScoreStride;
     }
-    kernels_.softmax({s.scores, n, ranges, scale, a_.soft_cap, state, shrink});
-    for (int64_t q = 0; q < n;) {
-      int64_t same = 1;
-      while (q + same < n && ranges[q + same].first == ranges[q].first && ranges[q + same].last == ranges[q].last)
-        ++same;
-      if (same < 4) same = std::min<int64_t>(4, n - q);
-      mix(s, ranges, shrink, q, same, next, o);
-      q += same;
+    scores = s.scores;
+    for (Range part = first_part(seen); !part.empty(); part = part_after(part, seen)) {
+      const int64_t block = part.first / kPositions * kPositions;
+      Range ranges[kQueries];
+      float scale[kQueries];
+      alignas(64) float shrink[kQueries];
+      for (int64_t q = 0; q < n; ++q) {
+        const Range own = range_of(u.row_of(t.chunk, q));
+        ranges[q] = {std::max(own.first, block) - block, std::min(own.last, block + kPositions) - block};
+        if (ranges[q].empty()) ranges[q] = {0, 0};
+        scale[q] = static_cast<float>(loops::attention_scale(a_, own.last - 1));
+      }
+      kernels_.softmax({scores, n, ranges, scale, a_.soft_cap, state, shrink});
+      point_at_rows(t, a_.v, u.kv_head, part, s.rows + part.first % kPositions);
+      const bool last = part.last == seen.last;
+      const RowsNext then = last ? next : rows_from(t, a_.v, v_dim_, index, {part.last, seen.last});
+      for (int64_t q = 0; q < n;) {
+        int64_t same = 1;
+        while (q + same < n && ranges[q + same].first == ranges[q].first && ranges[q + same].last == ranges[q].last)
+          ++same;
+        if (same < 4) same = std::min<int64_t>(4, n - q);
+        mix({scores, s.rows, ranges, shrink, o}, q, same, then);
+        q += same;
+      }
+      scores += n * kScoreStride;
     }
+  }
+  // The positions cut at multiples of kPositions.
+  static Range first_part(const Range& all) { return part_after({0, all.first}, all); }
+  static Range part_after(const Range& part, const Range& all) {
+    return {part.last, std::min(all.last, (part.last / kPositions + 1) * kPositions)};
   }
   // A query where kernels may read whole vectors of it.
   [[nodiscard]] const float* query(const Scratch& s, int64_t i, int64_t head, int64_t q) const {
@@ -324,68 +342,72 @@ class Attention {
 
   // Adds values to queries [q, q + n): what all look at at once, what only some do one by one, each in ascending order.
   // The first addition shrinks what is there.
-  void mix(const Scratch& s, const Range* ranges, float* shrink, int64_t q, int64_t n, const RowsNext& next,
-           float* o) const {
+  struct Mix {
+    const float* scores;
+    const void* const* rows;
+    const Range* ranges;
+    float* shrink;
+    float* o;
+  };
+  void mix(const Mix& m, int64_t q, int64_t n, const RowsNext& next) const {
+    const Range* ranges = m.ranges;
     Range common = ranges[q];
     for (int64_t i = 1; i < n; ++i) {
       common = {std::max(common.first, ranges[q + i].first), std::min(common.last, ranges[q + i].last)};
     }
     if (common.empty()) {
-      for (int64_t i = 0; i < n; ++i) mix_range(s, ranges[q + i], shrink, q + i, 1, o);
+      for (int64_t i = 0; i < n; ++i) mix_range(m, ranges[q + i], q + i, 1);
       return;
     }
-    for (int64_t i = 0; i < n; ++i) mix_range(s, {ranges[q + i].first, common.first}, shrink, q + i, 1, o);
-    mix_range(s, common, shrink, q, n, o, next);
-    for (int64_t i = 0; i < n; ++i) mix_range(s, {common.last, ranges[q + i].last}, shrink, q + i, 1, o);
+    for (int64_t i = 0; i < n; ++i) mix_range(m, {ranges[q + i].first, common.first}, q + i, 1);
+    mix_range(m, common, q, n, next);
+    for (int64_t i = 0; i < n; ++i) mix_range(m, {common.last, ranges[q + i].last}, q + i, 1);
   }
-  void mix_range(const Scratch& s, const Range& r, float* shrink, int64_t q, int64_t n, float* o,
-                 const RowsNext& next = {}) const {
+  void mix_range(const Mix& m, const Range& r, int64_t q, int64_t n, const RowsNext& next = {}) const {
     if (r.empty()) return;
-    kernels_.mix({s.scores + q * kScoreStride, n, s.values, r.first, r.last, v_dim_, a_.v.dtype, o + q * o_stride_,
-                  o_stride_, shrink + q, next});
-    std::fill_n(shrink + q, n, 1.0F);
+    kernels_.mix({m.scores + q * kScoreStride, n, m.rows, r.first, r.last, v_dim_, a_.v.dtype, m.o + q * o_stride_,
+                  o_stride_, m.shrink + q, next});
+    std::fill_n(m.shrink + q, n, 1.0F);
   }
 
-  // The rows of the cache that hold a block's positions.
-  void find_rows(const Task& t, int64_t block, const Range& seen) const {
-    const int32_t* pages = row<int32_t>(a_.pages.page_table, item<int32_t>(a_.sequences, t.chunk.first));
-    for (int64_t p = seen.first; p < seen.last;) {
-      const int64_t in_page = p % a_.pages.page_size;
-      const int64_t first_row = pages[p / a_.pages.page_size] * a_.pages.page_size + in_page;
-      const int64_t n = std::min(seen.last - p, a_.pages.page_size - in_page);
-      for (int64_t i = 0; i < n; ++i) t.scratch.rows[p + i - block] = first_row + i;
-      p += n;
-    }
-  }
   [[nodiscard]] static int64_t cache_bytes(const moe_tensor& cache) { return cache.dtype == MOE_F32 ? 4 : 2; }
   [[nodiscard]] static const char* cache_head(const moe_tensor& cache, int64_t kv_head) {
     const int64_t at = cache.ndim == 3 ? kv_head * cache.strides[1] * cache_bytes(cache) : 0;
     return static_cast<const char*>(cache.data) + at;
   }
-  // A unit's first keys from a position on that is before `end`.
-  [[nodiscard]] RowsNext keys_from(const Task& t, int64_t u, int64_t position, int64_t end) const {
+  // Calls f(rows, i, n) for runs of positions that lie one after the other: n rows from the i-th position on.
+  template <typename F>
+  void each_run(const Task& t, const moe_tensor& cache, int64_t kv_head, const Range& positions, F&& f) const {
     const int32_t* pages = row<int32_t>(a_.pages.page_table, item<int32_t>(a_.sequences, t.chunk.first));
-    const int64_t n = std::min(kRowsAhead, end - position);
-    const char* k = cache_head(a_.k, unit(u).kv_head);
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t at = position + i;
-      const int64_t in_cache = pages[at / a_.pages.page_size] * a_.pages.page_size + at % a_.pages.page_size;
-      t.scratch.next[i] = k + in_cache * a_.k.strides[0] * cache_bytes(a_.k);
+    const char* head = cache_head(cache, kv_head);
+    for (int64_t p = positions.first; p < positions.last;) {
+      const int64_t in_page = p % a_.pages.page_size;
+      const int64_t in_cache = pages[p / a_.pages.page_size] * a_.pages.page_size + in_page;
+      const int64_t n = std::min(positions.last - p, a_.pages.page_size - in_page);
+      f(head + in_cache * cache.strides[0] * cache_bytes(cache), p - positions.first, n);
+      p += n;
     }
-    return {t.scratch.next, n, k_dim_ * cache_bytes(a_.k)};
   }
-  // Keys and values of one head there; after the last key the last once more, because kernels take several at once.
-  void point_at_rows(const Task& t, int64_t kv_head, int64_t block, const Range& seen) const {
-    const int64_t k_row = a_.k.strides[0] * cache_bytes(a_.k);
-    const int64_t v_row = a_.v.strides[0] * cache_bytes(a_.v);
-    const char* k = cache_head(a_.k, kv_head);
-    const char* v = cache_head(a_.v, kv_head);
-    const int64_t end = seen.last - block;
-    for (int64_t i = seen.first - block; i < end; ++i) {
-      t.scratch.keys[i] = k + t.scratch.rows[i] * k_row;
-      t.scratch.values[i] = v + t.scratch.rows[i] * v_row;
-    }
-    for (int64_t i = end; i < std::min(end + 16, kScoreStride); ++i) t.scratch.keys[i] = t.scratch.keys[end - 1];
+  // A head's rows at some positions; after the last it once more, because kernels take several at once.
+  void point_at_rows(const Task& t, const moe_tensor& cache, int64_t kv_head, const Range& positions,
+                     const void** rows) const {
+    const int64_t row_bytes = cache.strides[0] * cache_bytes(cache);
+    each_run(t, cache, kv_head, positions, [&](const char* from, int64_t at, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) rows[at + i] = from + i * row_bytes;
+    });
+    const int64_t n = positions.last - positions.first;
+    std::fill_n(rows + n, 16, rows[n - 1]);
+  }
+  // The first rows of a unit at some positions, where calls ask ahead.
+  [[nodiscard]] RowsNext rows_from(const Task& t, const moe_tensor& cache, int64_t dim, int64_t u,
+                                   const Range& positions) const {
+    if (t.chunk.n * head_tile_ <= kFewQueries) return {};
+    const Range first{positions.first, std::min(positions.last, positions.first + kRowsAhead)};
+    const int64_t row_bytes = cache.strides[0] * cache_bytes(cache);
+    each_run(t, cache, unit(u).kv_head, first, [&](const char* from, int64_t at, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) t.scratch.next[at + i] = from + i * row_bytes;
+    });
+    return {t.scratch.next, first.last - first.first, dim * cache_bytes(cache)};
   }
 
   void merge(Softmax& total, float* o, const Softmax& part, const float* part_o) const {

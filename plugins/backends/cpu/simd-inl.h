@@ -40,7 +40,13 @@ template <>
 struct Load<MOE_BF16> {
   using T = uint16_t;
   static HWY_INLINE VF at(const T* p) {
+#if HWY_TARGET == HWY_AVX3  // a permutation takes each number to the upper half of its lane
+    const __m512i to = _mm512_slli_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), 16);
+    const __m512i from = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return VF{_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, to, from))};
+#else
     return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), hn::LoadU(DH(), p))));
+#endif
   }
 };
 // f16 by the processor's conversions where there are such; Highway's emulation of them does not round to nearest.
