@@ -59,6 +59,17 @@ struct SourceContext {
     const auto bytes = parts[0].raw();
     return bytes ? *bytes : nullptr;
   }
+  static void read_block_row(void* context, int64_t group, int64_t index, void* elements, int64_t stride,
+                             float* scales) {
+    auto& self = *static_cast<SourceContext*>(context);
+    if (index == 0) self.read_ahead(group);
+    for (const auto& part : self.set->groups[static_cast<size_t>(group)]) {
+      const int64_t rows = part.blocks()->rows;
+      const int64_t here = (part.n_rows() + rows - 1) / rows;
+      if (index < here) return part.read_block_row(index, static_cast<std::byte*>(elements), stride, scales);
+      index -= here;
+    }
+  }
   static void done(void* context, int64_t group) {
     auto& self = *static_cast<SourceContext*>(context);
     for (const auto& part : self.set->groups[static_cast<size_t>(group)]) {
@@ -92,6 +103,19 @@ std::string packed_key(const MatrixSet& set, const moe_weight_source& source) {
     hash.add("\n");
   }
   return hash.hex();
+}
+
+// How all matrices are stored as elements with scales of blocks, if each is made of whole rows of blocks.
+std::optional<TensorSource::Blocks> blocks_of(const MatrixSet& set) {
+  const auto blocks = set.groups[0][0].blocks();
+  if (!blocks) return std::nullopt;
+  for (const auto& parts : set.groups) {
+    for (const auto& part : parts) {
+      const bool lines_up = &part == &parts.back() || part.n_rows() % blocks->rows == 0;
+      if (part.blocks() != blocks || !lines_up) return std::nullopt;
+    }
+  }
+  return blocks;
 }
 
 bool rows_equal(const std::vector<TensorSource>& parts, int64_t n_in) {
@@ -335,6 +359,14 @@ moe::Result<PreparedWeight> WeightLoader::prepare(Device& device, const MatrixSe
   source.read_f32 = SourceContext::read_f32;
   source.raw = SourceContext::raw;
   source.done = SourceContext::done;
+  const auto blocks = blocks_of(set);
+  const std::string block_encoding(blocks ? blocks->encoding : std::string_view());
+  if (blocks) {
+    source.block_encoding = block_encoding.c_str();
+    source.block_rows = blocks->rows;
+    source.block_cols = blocks->cols;
+    source.read_block_row = SourceContext::read_block_row;
+  }
   if (packed_ == nullptr) return device.prepare(source);
   bool from_file = false;
   MOE_ASSIGN(PreparedWeight weight, packed_->prepare(device, source, packed_key(set, source), &from_file));

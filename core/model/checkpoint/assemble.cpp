@@ -182,21 +182,25 @@ void TensorSource::decode_unscaled(int64_t first, int64_t n, float* out) const {
   }
 }
 
+// The scale of a stored element, its row counted over all matrices of the tensor.
+float TensorSource::scale_of(int64_t row, int64_t col) const {
+  const auto [rows, cols] = stored_;
+  const int64_t down = row / rows * divide_up(rows, scale_rows_) + row % rows / scale_rows_;
+  const int64_t at = down * divide_up(cols, scale_cols_) + col / scale_cols_;
+  float scale = 0;
+  scale_encoding_->decode(companion_->data + at * scale_encoding_->block_bytes, &scale);
+  return scale;
+}
+
 // Stored elements [first, first + n).
 void TensorSource::decode_run(int64_t first, int64_t n, float* out) const {
   decode_unscaled(first, n, out);
   if (kind_ != Kind::kBlockScaled) return;
-  const auto [rows, cols] = stored_;
-  const int64_t scales_down = divide_up(rows, scale_rows_);
-  const int64_t scales_across = divide_up(cols, scale_cols_);
+  const int64_t cols = stored_[1];
   while (n > 0) {
-    const int64_t row = first / cols;
     const int64_t col = first % cols;
     const int64_t take = std::min({n, cols - col, scale_cols_ - col % scale_cols_});
-    const int64_t down = row / rows * scales_down + row % rows / scale_rows_;
-    const int64_t at = down * scales_across + col / scale_cols_;
-    float scale = 0;
-    scale_encoding_->decode(companion_->data + at * scale_encoding_->block_bytes, &scale);
+    const float scale = scale_of(first / cols, col);
     for (int64_t i = 0; i < take; ++i) out[i] *= scale;
     first += take;
     out += take;
@@ -345,6 +349,27 @@ std::optional<const std::byte*> TensorSource::raw() const {
   const std::byte* at = data_->data + offset_ / block_elements_ * encoding_->block_bytes;
   const bool aligned = block_elements_ > 1 || reinterpret_cast<uintptr_t>(at) % encoding_->block_bytes == 0;
   return aligned ? std::optional(at) : std::nullopt;
+}
+
+std::optional<TensorSource::Blocks> TensorSource::blocks() const {
+  if (kind_ != Kind::kBlockScaled || block_elements_ != 1 || rank_ != 2) return std::nullopt;
+  const auto [rows, cols] = stored_;
+  const bool as_stored = (shape_[1] <= 1 || strides_[1] == 1) && (shape_[0] <= 1 || strides_[0] == cols);
+  if (!as_stored || cols == 0 || rows == 0) return std::nullopt;
+  if (offset_ / cols % rows % scale_rows_ != 0 || offset_ % cols % scale_cols_ != 0) return std::nullopt;
+  return Blocks{encoding_->id, scale_rows_, scale_cols_};
+}
+
+void TensorSource::read_block_row(int64_t index, std::byte* elements, int64_t stride, float* scales) const {
+  assert(blocks().has_value() && index >= 0 && index * scale_rows_ < shape_[0]);
+  const int64_t cols = stored_[1];
+  const int64_t first = index * scale_rows_;
+  const auto bytes = static_cast<int64_t>(encoding_->block_bytes);
+  const std::byte* from = data_->data + (offset_ + first * cols) * bytes;
+  for (int64_t row = 0; row < std::min(scale_rows_, shape_[0] - first); ++row)
+    std::memcpy(elements + row * stride, from + row * cols * bytes, static_cast<size_t>(shape_[1] * bytes));
+  for (int64_t col = 0; col < shape_[1]; col += scale_cols_)
+    *scales++ = scale_of(offset_ / cols + first, offset_ % cols + col);
 }
 
 std::string TensorSource::description() const {

@@ -64,6 +64,19 @@ class TensorSource {
   // companion, and aligned for their type. Otherwise none.
   [[nodiscard]] std::optional<const std::byte*> raw() const;
 
+  // How a matrix [r, c] of elements with scales of blocks is stored, if its blocks are those of the tensor, counted from
+  // the view's first row and column. Otherwise none.
+  struct Blocks {
+    std::string_view encoding;  // of the elements
+    int64_t rows;
+    int64_t cols;
+    bool operator==(const Blocks&) const = default;
+  };
+  [[nodiscard]] std::optional<Blocks> blocks() const;
+  // Row `index` of blocks of such a matrix: elements, a row `stride` bytes after the one before, and scales
+  // [ceil(c / cols)].
+  void read_block_row(int64_t index, std::byte* elements, int64_t stride, float* scales) const;
+
   // How the elements are stored (for a pair: those of the first tensor).
   [[nodiscard]] std::string_view encoding() const { return data_->encoding; }
   // The bytes of the first tensor that are read, if the view is all of what lies between its first element and its last
@@ -90,6 +103,7 @@ class TensorSource {
   void set_shape(std::span<const int64_t> shape);
   void decode_blocks(int64_t first, int64_t n, float* out) const;
   void decode_run(int64_t first, int64_t n, float* out) const;
+  [[nodiscard]] float scale_of(int64_t row, int64_t col) const;
   void decode_unscaled(int64_t first, int64_t n, float* out) const;
   void read_axis(const Axis& axis, int64_t first, float* out) const;
   void read_transposed(const Axis& inner, const Axis& across, int64_t first, float* out) const;

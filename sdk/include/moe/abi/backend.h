@@ -47,6 +47,15 @@ typedef struct moe_weight_source {
   const void* (*raw)(void* context, int64_t group);
   /* The matrix has been read and its pages may go. [thread-safe] */
   void (*done)(void* context, int64_t group);
+  /* Where elements are stored with scales beside them, one for each block of block_rows x block_cols elements of a matrix, counted from its
+   * first row and column: the encoding of the elements by themselves. Null: they are not, or the blocks of what the matrix is made of do not
+   * line up. A weight is element * scale, rounded once to f32; read_f32 gives that, and `encoding` is "f32". */
+  const char* block_encoding;
+  int64_t block_rows;
+  int64_t block_cols;
+  /* Row `index` of blocks of matrix `group`: its rows of elements (block_rows, or what is left of the matrix), each `stride` bytes after the
+   * one before, and its scales [ceil(n_in / block_cols)]. [thread-safe] */
+  void (*read_block_row)(void* context, int64_t group, int64_t index, void* elements, int64_t stride, float* scales);
 } moe_weight_source;
 
 typedef struct moe_prepared {

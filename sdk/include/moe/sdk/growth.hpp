@@ -19,6 +19,12 @@ namespace moe {
 template <typename T>
 inline constexpr uint32_t kFirstSize = sizeof(T);
 
+}  // namespace moe
+struct moe_weight_source;
+namespace moe {
+template <>
+inline constexpr uint32_t kFirstSize<moe_weight_source> = 104;  // before block_encoding
+
 // The bits of must_understand that this side knows.
 template <typename T>
 inline constexpr uint32_t kUnderstood = 0;

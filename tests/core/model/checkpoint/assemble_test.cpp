@@ -159,6 +159,47 @@ TEST(Assemble, block_scales_multiply_their_blocks) {
   EXPECT_EQ(source->companion(), &s.info);
 }
 
+// Views whose blocks are the tensor's are read as they are stored: the same bytes, and the scales beside them.
+TEST(Assemble, rows_of_blocks_are_as_stored_where_a_views_blocks_are_the_tensors) {
+  const std::vector<int64_t> shape = {2, 5, 7};
+  const Owned w("w", "f8_e4m3", shape, random_bytes(70, 2, 127));
+  std::vector<float> scales(2 * 3 * 3);
+  for (size_t i = 0; i < scales.size(); ++i) scales[i] = 0.3F + static_cast<float>(i);
+  const Owned s("w_scale_inv", "f32", {2, 3, 3}, bytes_of(scales));
+  const TensorSource whole = *TensorSource::block_scaled(w.info, s.info, 2, 3);
+  const TensorSource matrix = *whole.select(1);
+  EXPECT_EQ(whole.blocks(), std::nullopt);
+  struct View {
+    TensorSource source;
+    int64_t row, col;  // of the matrix, that it begins with
+  };
+  for (const auto& [view, row, col] :
+       {View{matrix, 0, 0}, View{*matrix.slice(0, 2, 2), 2, 0}, View{*matrix.slice(0, 4, 1), 4, 0},
+        View{*matrix.slice(0, 2, 3)->slice(1, 3, 4), 2, 3}, View{*matrix.slice(1, 6, 1), 0, 6}}) {
+    ASSERT_EQ(view.blocks(), (TensorSource::Blocks{"f8_e4m3", 2, 3}));
+    const int64_t cols = view.row_elements();
+    for (int64_t index = 0; index * 2 < view.n_rows(); ++index) {
+      std::vector<std::byte> elements(2 * 9, std::byte{0xAA});
+      std::vector<float> of_blocks(3, -1.0F);
+      view.read_block_row(index, elements.data(), 9, of_blocks.data());
+      for (int64_t i = 0; i < 2; ++i) {
+        const bool there = index * 2 + i < view.n_rows();
+        for (int64_t c = 0; c < 9; ++c) {
+          const auto stored = static_cast<size_t>(35 + (row + index * 2 + i) * 7 + col + c);
+          ASSERT_EQ(elements[static_cast<size_t>(i * 9 + c)], there && c < cols ? w.bytes[stored] : std::byte{0xAA});
+        }
+      }
+      for (int64_t b = 0; b < 3; ++b) {
+        const auto stored = static_cast<size_t>(9 + (row / 2 + index) * 3 + col / 3 + b);
+        ASSERT_EQ(of_blocks[static_cast<size_t>(b)], b * 3 < cols ? scales[stored] : -1.0F);
+      }
+    }
+  }
+  for (const TensorSource& other : {*matrix.slice(0, 1, 2), *matrix.slice(1, 1, 3), *matrix.slice(0, 0, 2, 2),
+                                    *matrix.transposed(), *TensorSource::plain(w.info)->select(1)})
+    EXPECT_EQ(other.blocks(), std::nullopt);
+}
+
 TEST(Assemble, mxfp4_pair_is_one_tensor) {
   const Owned blocks("w_blocks", "u8", {2, 3, 4, 16}, random_bytes(size_t{2} * 3 * 4 * 16, 3));
   const Owned scales("w_scales", "u8", {2, 3, 4}, random_bytes(size_t{2} * 3 * 4, 4, 200));
