@@ -56,7 +56,7 @@ void operation_agrees(const char* op, const CheckContext& context, Findings& fin
                        std::strcmp(op, MOE_OP_GROUPED_MATMUL) == 0 || std::strcmp(op, MOE_OP_FFN) == 0;
   int64_t encoded = 0;
   if (weights && open.backend->rows() != nullptr) {  // it must multiply as the rows that it gives back say
-    for (const char* wanted : {"auto", "bf16", "f16", "int8", "int4"})
+    for (const char* wanted : {"auto", "bf16", "f16", "int8", "int4", "fp8"})
       encoded += compare(open, op, 2, wanted, findings);
   }
   if (ran + encoded == 0) return findings.skip("it leaves this operation to the SDK's loops");

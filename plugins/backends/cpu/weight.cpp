@@ -255,17 +255,30 @@ void pack_panel(const Kernels& kernels, const moe_weight& w, int64_t group, int6
   for (int64_t r = 0; r < n; ++r) pack_row(kernels, w, values + r * w.n_in, r, panel);
 }
 
-void pack(const Kernels& kernels, const moe_weight_source& source, const moe_weight& w) {
+// What a weight is kept as, and whether its numbers are first rounded to those of "fp8", for which there are no
+// kernels: they become bf16, which rounds their products of code and scale once more.
+struct Kept {
+  Format format;
+  bool as_fp8;
+};
+Result<Kept> kept_as(const moe_weight_source& source) {
+  MOE_ASSIGN(const int chosen, choose_weight_format(source, "cpu"));
+  const bool as_fp8 = std::string_view(kWeightFormats[chosen]) == "fp8";
+  return Kept{as_fp8 ? Format::kBF16 : static_cast<Format>(chosen), as_fp8};
+}
+
+void pack(const Kernels& kernels, const moe_weight_source& source, const moe_weight& w, bool as_fp8) {
   const std::string_view encoding = source.encoding == nullptr ? "f32" : source.encoding;
   const bool same_blocks = source.n_in % kQuantGroup == 0 && ((w.format == Format::kI8 && encoding == "q8_0") ||
                                                               (w.format == Format::kI4 && encoding == "q4_0"));
   const bool as_stored =
-      same_blocks || ((w.format == Format::kF16 || w.format == Format::kBF16) && encoding == format_name(w.format));
+      !as_fp8 &&
+      (same_blocks || ((w.format == Format::kF16 || w.format == Format::kBF16) && encoding == format_name(w.format)));
   // Rows are read in lots of 64: a task is worth it, and a source that is stored column by column is read by cache
-  // lines.
-  constexpr int64_t kLotRows = 64;
+  // lines. Those of fp8 in whole rows of blocks.
+  const int64_t lot_rows = as_fp8 ? kFp8Block : 64;
   const int64_t panel_rows = w.rows_as_they_are ? 1 : kPanel;
-  const int64_t lot = kLotRows / panel_rows;
+  const int64_t lot = lot_rows / panel_rows;
   const int64_t tasks = (w.n_panels + lot - 1) / lot;
   std::vector<std::vector<float>> scratch(static_cast<size_t>(n_threads()));
   std::vector<std::atomic<int64_t>> left(static_cast<size_t>(w.n_groups));
@@ -278,9 +291,13 @@ void pack(const Kernels& kernels, const moe_weight_source& source, const moe_wei
     auto& values = scratch[static_cast<size_t>(thread)];
     if (raw == nullptr) {
       const int64_t row = first * panel_rows;
-      const int64_t n = std::min(kLotRows, w.n_out - row);
-      values.resize(static_cast<size_t>(kLotRows * w.n_in));
-      source.read_f32(source.context, group, row, n, values.data());
+      const int64_t n = std::min(lot_rows, w.n_out - row);
+      values.resize(static_cast<size_t>(lot_rows * w.n_in));
+      if (as_fp8) {
+        read_fp8_as_f32(source, group, row / kFp8Block, values.data());
+      } else {
+        source.read_f32(source.context, group, row, n, values.data());
+      }
     }
     for (int64_t p = first; p < end; ++p) {
       const float* rows = raw == nullptr ? values.data() + (p - first) * panel_rows * w.n_in : nullptr;
@@ -305,13 +322,9 @@ moe_prepared give_away(std::unique_ptr<moe_weight> weight) {
   return prepared;
 }
 
-Result<std::unique_ptr<moe_weight>> weight_of(const moe_weight_source& source) {
-  MOE_ASSIGN(const int kept, choose_weight_format(source, "cpu"));
-  return lay_out(source, static_cast<Format>(kept));
-}
-
 Result<moe_prepared> adopt_weight(const moe_weight_source& source, const void* bytes, uint64_t n_bytes) {
-  MOE_ASSIGN(std::unique_ptr<moe_weight> weight, weight_of(source));
+  MOE_ASSIGN(const Kept kept, kept_as(source));
+  MOE_ASSIGN(std::unique_ptr<moe_weight> weight, lay_out(source, kept.format));
   if (n_bytes != weight->memory_bytes())
     return invalid("packed weight: expected " + std::to_string(weight->memory_bytes()) + " bytes, got " +
                    std::to_string(n_bytes));
@@ -322,11 +335,12 @@ Result<moe_prepared> adopt_weight(const moe_weight_source& source, const void* b
 }  // namespace
 
 Result<moe_prepared> prepare_weight(const Kernels& kernels, const moe_weight_source& source) {
-  MOE_ASSIGN(std::unique_ptr<moe_weight> weight, weight_of(source));
+  MOE_ASSIGN(const Kept kept, kept_as(source));
+  MOE_ASSIGN(std::unique_ptr<moe_weight> weight, lay_out(source, kept.format));
   weight->memory = Memory(weight->memory_bytes());
   if (weight->memory.data() == nullptr)
     return exhausted("prepare: expected " + std::to_string(weight->memory_bytes()) + " bytes, got less");
-  pack(kernels, source, *weight);
+  pack(kernels, source, *weight, kept.as_fp8);
   return give_away(std::move(weight));
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <string_view>
 
@@ -18,7 +19,8 @@ moe_weight::~moe_weight() {
 namespace moe::cuda {
 namespace {
 
-constexpr const char* kNames[kFormats] = {"f32", "f16", "bf16", "int8", "int4", "f8_e4m3"};
+static_assert(std::size(kWeightFormats) == kFormats);
+static_assert(moe::kQuantGroup == kQuantScale && moe::kFp8Block == kF8Block);
 
 bool is_integer(Format format) { return format == Format::kI8 || format == Format::kI4; }
 
@@ -47,14 +49,14 @@ Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Fo
   }
   constexpr uint64_t kAlignment = 256;
   w->scales_offset = (static_cast<uint64_t>(rows * row_bytes(v)) + kAlignment - 1) / kAlignment * kAlignment;
-  w->n_bytes = w->scales_offset + (is_integer(format) ? static_cast<uint64_t>(elements / kQuantGroup) * 2 : 0);
+  w->n_bytes = w->scales_offset + static_cast<uint64_t>(scale_bytes(v));
   w->n_bytes = (w->n_bytes + kAlignment - 1) / kAlignment * kAlignment;  // copies take 16 bytes at a time
   size_t n_free = 0;
   size_t n_total = 0;
   MOE_CUDA_TRY(cudaMemGetInfo(&n_free, &n_total));
   if (w->n_bytes > n_free) {
     return exhausted("prepare: expected " + std::to_string(w->n_bytes) + " bytes for " + shape() + " as " +
-                     kNames[static_cast<int>(format)] + ", got " + std::to_string(n_free));
+                     format_name(format) + ", got " + std::to_string(n_free));
   }
   MOE_CUDA_TRY(cudaMalloc(&w->memory, std::max<uint64_t>(w->n_bytes, 1)));
   v.data = w->memory;
@@ -66,9 +68,16 @@ Result<std::unique_ptr<moe_weight>> allocate(const moe_weight_source& source, Fo
 struct Part {
   const WeightView& view;
   char* elements;
-  uint16_t* scales;
+  char* scales;
   [[nodiscard]] char* row(int64_t i) const { return elements + i * row_bytes(view); }
-  [[nodiscard]] uint16_t* row_scales(int64_t i) const { return scales + i * (view.row / kQuantGroup); }
+  // Of integers.
+  [[nodiscard]] uint16_t* row_scales(int64_t i) const {
+    return reinterpret_cast<uint16_t*>(scales) + i * (view.row / kQuantGroup);
+  }
+  // Of row i of blocks of kF8.
+  [[nodiscard]] float* block_scales(int64_t i) const {
+    return reinterpret_cast<float*>(scales) + i * (view.row / kF8Block);
+  }
 };
 
 void put_group(const Part& part, int64_t i, int64_t group, float scale, const int8_t* q) {
@@ -131,7 +140,8 @@ void put_row(const Part& part, int64_t i, const float* values) {
   }
 }
 
-// One weight on its way: rows of all groups, one after the other.
+// One weight on its way, in pieces: a row, or a row of blocks where rows share scales (kF8); those of all groups, one
+// after the other.
 class Packing {
  public:
   Packing(const moe_weight_source& source, const moe_weight& weight, Uploader& uploader)
@@ -139,29 +149,33 @@ class Packing {
     const std::string_view encoding = source.encoding == nullptr ? "f32" : source.encoding;
     blocks_ = source.n_in % kQuantGroup == 0 && ((view_.format == Format::kI8 && encoding == "q8_0") ||
                                                  (view_.format == Format::kI4 && encoding == "q4_0"));
-    as_stored_ = !is_integer(view_.format) && encoding == kNames[static_cast<int>(view_.format)];
+    as_stored_ = !is_integer(view_.format) && encoding == format_name(view_.format);
+    piece_rows_ = view_.format == Format::kF8 ? kF8Block : 1;
+    pieces_ = (view_.n_out + piece_rows_ - 1) / piece_rows_;
   }
 
   Status run() {
-    const int64_t n_rows = view_.n_groups * view_.n_out;
-    const int64_t scale_bytes = is_integer(view_.format) ? view_.row / kQuantGroup * 2 : 0;
-    const int64_t per_row = row_bytes(view_) + scale_bytes;
-    const int64_t lot =
-        std::max<int64_t>(1, static_cast<int64_t>(Uploader::kSlotBytes) / std::max<int64_t>(per_row, 1));
-    if (per_row > static_cast<int64_t>(Uploader::kSlotBytes)) {
-      return invalid("shape: expected rows of at most " + std::to_string(Uploader::kSlotBytes) + " bytes, got " +
-                     std::to_string(per_row));
+    const int64_t n_pieces = view_.n_groups * pieces_;
+    const int64_t piece_scales = n_pieces == 0 ? 0 : scale_bytes(view_) / n_pieces;
+    const int64_t per_piece = piece_rows_ * row_bytes(view_) + piece_scales;
+    if (per_piece > static_cast<int64_t>(Uploader::kSlotBytes)) {
+      return invalid("shape: expected " + std::to_string(piece_rows_) + " rows of at most " +
+                     std::to_string(Uploader::kSlotBytes) + " bytes, got " + std::to_string(per_piece));
     }
-    for (int64_t first = 0; first < n_rows; first += lot) {
-      const int64_t n = std::min(lot, n_rows - first);
+    const int64_t lot =
+        std::max<int64_t>(1, static_cast<int64_t>(Uploader::kSlotBytes) / std::max<int64_t>(per_piece, 1));
+    for (int64_t first = 0; first < n_pieces; first += lot) {
+      const int64_t n = std::min(lot, n_pieces - first);
       MOE_ASSIGN(char* buffer, uploader_.next());
-      const Part part{view_, buffer, reinterpret_cast<uint16_t*>(buffer + n * row_bytes(view_))};
+      const int64_t row = first_row(first);
+      const int64_t n_bytes = (first_row(first + n) - row) * row_bytes(view_);
+      const Part part{view_, buffer, buffer + n_bytes};
       fill(part, first, n);
       auto* to = static_cast<char*>(w_.memory);
-      MOE_TRY(uploader_.send(to + first * row_bytes(view_), buffer, static_cast<uint64_t>(n * row_bytes(view_))));
-      MOE_TRY(uploader_.send(to + w_.scales_offset + static_cast<uint64_t>(first * scale_bytes),
-                             reinterpret_cast<const char*>(part.scales), static_cast<uint64_t>(n * scale_bytes)));
-      for (int64_t g = first / view_.n_out; g < (first + n) / view_.n_out; ++g) {
+      MOE_TRY(uploader_.send(to + row * row_bytes(view_), buffer, static_cast<uint64_t>(n_bytes)));
+      MOE_TRY(uploader_.send(to + w_.scales_offset + static_cast<uint64_t>(first * piece_scales), part.scales,
+                             static_cast<uint64_t>(n * piece_scales)));
+      for (int64_t g = first / pieces_; g < (first + n) / pieces_; ++g) {
         if (source_.done != nullptr) source_.done(source_.context, g);
       }
     }
@@ -169,7 +183,12 @@ class Packing {
   }
 
  private:
-  // Rows [first, first + n) into the part, on the host's threads.
+  // Of a piece, counted over all groups.
+  [[nodiscard]] int64_t first_row(int64_t piece) const {
+    return piece / pieces_ * view_.n_out + piece % pieces_ * piece_rows_;
+  }
+
+  // Pieces [first, first + n) into the part, on the host's threads.
   void fill(const Part& part, int64_t first, int64_t n) {
     struct Job {
       Packing& packing;
@@ -177,11 +196,13 @@ class Packing {
       int64_t first, n, chunk;
     };
     constexpr int64_t kTaskBytes = 256 << 10;
-    Job job{*this, part, first, n, std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(row_bytes(view_), 1))};
+    const int64_t piece_bytes = std::max<int64_t>(piece_rows_ * row_bytes(view_), 1);
+    Job job{*this, part, first, n, std::max<int64_t>(1, kTaskBytes / piece_bytes)};
     const auto run = [](void* context, int64_t task, int32_t) {
       const Job& j = *static_cast<const Job*>(context);
       const int64_t begin = task * j.chunk;
       const int64_t end = std::min(j.n, begin + j.chunk);
+      if (j.packing.view_.format == Format::kF8) return j.packing.fill_blocks(j.part, j.first, begin, end);
       // A task's rows may be of two matrices.
       for (int64_t i = begin; i < end;) {
         const int64_t row = (j.first + i) % j.packing.view_.n_out;
@@ -195,6 +216,19 @@ class Packing {
       host()->parallel_for(host()->self, n_tasks, run, &job);
     } else {
       for (int64_t task = 0; task < n_tasks; ++task) run(&job, task, 0);
+    }
+  }
+
+  // Rows of blocks [first + begin, first + end) into a part that begins with the first.
+  void fill_blocks(const Part& part, int64_t first, int64_t begin, int64_t end) const {
+    std::vector<float> scratch;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = first_row(first + i) - first_row(first);
+      const int64_t index = (first + i) % pieces_;
+      read_fp8(source_, (first + i) / pieces_, index, reinterpret_cast<uint8_t*>(part.row(row)), row_bytes(view_),
+               part.block_scales(i), scratch);
+      for (int64_t r = row; r < row + fp8_rows(source_, index); ++r)
+        std::memset(part.row(r) + view_.n_in, 0, static_cast<size_t>(view_.row - view_.n_in));
     }
   }
 
@@ -232,11 +266,13 @@ class Packing {
   Uploader& uploader_;
   bool blocks_ = false;     // stored as blocks of the same integers
   bool as_stored_ = false;  // stored as the same floats
+  int64_t piece_rows_ = 1;
+  int64_t pieces_ = 0;  // of a matrix
 };
 
 }  // namespace
 
-const char* format_name(Format format) { return kNames[static_cast<int>(format)]; }
+const char* format_name(Format format) { return kWeightFormats[static_cast<int>(format)]; }
 
 Uploader::~Uploader() {
   for (char* slot : slots_) {
@@ -299,6 +335,8 @@ void decode_row(const moe_weight& w, int64_t index, float* out) {
   const char* row = w.on_host.data() + index * row_bytes(v);
   const auto* scales =
       reinterpret_cast<const uint16_t*>(w.on_host.data() + w.scales_offset) + index * (v.row / kQuantGroup);
+  WeightView there = v;
+  there.scales = w.on_host.data() + w.scales_offset;
   for (int64_t c = 0; c < v.n_in; ++c) {
     const auto* bits = reinterpret_cast<const uint16_t*>(row);
     const int64_t in_group = c % kQuantGroup;
@@ -315,6 +353,10 @@ void decode_row(const moe_weight& w, int64_t index, float* out) {
       case Format::kI8:
         out[c] =
             f16_to_f32(scales[c / kQuantGroup]) * static_cast<float>(static_cast<int8_t>(row[quant_byte(v.format, c)]));
+        break;
+      case Format::kF8:
+        out[c] =
+            fp8_weight(static_cast<uint8_t>(row[c]), f8_scales(there, index / v.n_out, index % v.n_out)[c / kF8Block]);
         break;
       default: {
         const auto byte = static_cast<uint8_t>(row[quant_byte(v.format, c)]);

@@ -11,6 +11,7 @@
 #include "moe/sdk/backend.hpp"
 #include "moe/sdk/loops.hpp"
 #include "moe/sdk/numeric.hpp"
+#include "moe/sdk/weight_format.hpp"
 
 namespace {
 
@@ -73,13 +74,23 @@ constexpr moe_backend_score kScore = [] {
   return score;
 }();
 
-// How a weight is to be kept: MOE_F32, or the format that each value is rounded to.
-moe::Result<int32_t> kept_as(std::string_view wanted) {
-  if (wanted == "auto" || wanted == "f32") return int32_t{MOE_F32};
-  if (wanted == "bf16") return int32_t{MOE_BF16};
-  if (wanted == "f16") return int32_t{MOE_F16};
-  return moe::unimplemented("encoding: expected auto, f32, bf16 or f16 (what the backend reference can keep), got " +
-                            std::string(wanted));
+// To what values a weight is rounded: those of an encoding, each by itself (`type`), or "fp8".
+struct Kept {
+  const char* encoding;
+  int32_t type;
+  bool fp8;
+};
+moe::Result<Kept> kept_as(const moe_weight_source& source) {
+  constexpr Kept kF32{"f32", MOE_F32, false};
+  const std::string_view wanted = source.wanted == nullptr ? "auto" : source.wanted;
+  if (wanted == "auto" || wanted == "f32") return kF32;
+  if (wanted == "bf16") return Kept{"bf16", MOE_BF16, false};
+  if (wanted == "f16") return Kept{"f16", MOE_F16, false};
+  if (wanted == "fp8" && source.uses == MOE_USE_EMBED) return kF32;  // as choose_weight_format() says of tables
+  if (wanted == "fp8") return Kept{"fp8", MOE_F32, true};
+  return moe::unimplemented(
+      "encoding: expected auto, f32, bf16, f16 or fp8 (what the backend reference can keep), got " +
+      std::string(wanted));
 }
 
 // The bytes of the weight as f32, if they can be counted.
@@ -98,22 +109,24 @@ moe::Result<uint64_t> weight_bytes(const moe_weight_source& source) {
 }
 
 // Reads matrix `group` as f32, in parts of about 64K elements, and rounds its values.
-void read_group(const moe_weight_source& source, int64_t group, int32_t kept, const moe_weight& weight) {
+void read_group(const moe_weight_source& source, int64_t group, const Kept& kept, const moe_weight& weight) {
   struct Job {
     const moe_weight_source& source;
     const moe_weight& weight;
     int64_t group;
     int64_t n_rows;  // of a task
-    int32_t kept;
+    const Kept& kept;
   };
-  Job job{source, weight, group, std::max<int64_t>(1, 65536 / std::max<int64_t>(source.n_in, 1)), kept};
+  const int64_t n_rows = std::max<int64_t>(1, 65536 / std::max<int64_t>(source.n_in, 1));
+  Job job{source, weight, group, kept.fp8 ? moe::kFp8Block : n_rows, kept};
   const auto run = [](void* context, int64_t task, int32_t) {
     const Job& j = *static_cast<const Job*>(context);
     const int64_t first = task * j.n_rows;
     const int64_t n = std::min(j.n_rows, j.source.n_out - first);
     float* out = j.weight.row(j.group, first);
+    if (j.kept.fp8) return moe::read_fp8_as_f32(j.source, j.group, task, out);
     j.source.read_f32(j.source.context, j.group, first, n, out);
-    if (j.kept != MOE_F32) moe::loops::round_row(j.kept, out, n * j.source.n_in, out);
+    if (j.kept.type != MOE_F32) moe::loops::round_row(j.kept.type, out, n * j.source.n_in, out);
   };
   const int64_t n_tasks = (source.n_out + job.n_rows - 1) / job.n_rows;
   if (moe::host() != nullptr && n_tasks > 1) {
@@ -172,8 +185,7 @@ class Reference final : public moe::Backend {
   }
 
   moe::Result<moe_prepared> prepare(const moe_weight_source& source) override {
-    const std::string_view wanted = source.wanted == nullptr ? "auto" : source.wanted;
-    MOE_ASSIGN(const int32_t kept, kept_as(wanted));
+    MOE_ASSIGN(const Kept kept, kept_as(source));
     MOE_ASSIGN(const uint64_t n_bytes, weight_bytes(source));
     auto weight = std::make_unique<moe_weight>();
     weight->shape[0] = source.n_groups;
@@ -182,7 +194,7 @@ class Reference final : public moe::Backend {
     MOE_ASSIGN(weight->memory, allocate("prepare", n_bytes));
     for (int64_t g = 0; g < source.n_groups; ++g) read_group(source, g, kept, *weight);
     auto prepared = moe::make<moe_prepared>();
-    prepared.encoding = kept == MOE_F32 ? "f32" : (kept == MOE_BF16 ? "bf16" : "f16");
+    prepared.encoding = kept.encoding;
     prepared.n_bytes = n_bytes;
     prepared.owner = prepared.weight = weight.release();
     prepared.release = [](moe_prepared* self) { delete static_cast<moe_weight*>(self->owner); };

@@ -65,7 +65,7 @@ TEST_P(Conformance, operations_agree_with_the_loops) {
 
 // A backend may refuse an encoding; what it takes must multiply as the rows that it gives back say.
 TEST_P(Conformance, products_of_every_encoding_agree_with_the_loops) {
-  for (const char* wanted : {"auto", "bf16", "f16", "int8", "int4"}) {
+  for (const char* wanted : {"auto", "bf16", "f16", "int8", "int4", "fp8"}) {
     for (const char* op : {MOE_OP_EMBED, MOE_OP_MATMUL, MOE_OP_GROUPED_MATMUL, MOE_OP_FFN}) {
       if (under_test_->rows() != nullptr) compare(op, 2, wanted);
     }
@@ -170,7 +170,7 @@ TEST(Reference, runs_every_operation_and_says_which_encodings_it_keeps) {
   }
   const Outcome refused = CaseRun(*opened.value(), matmul_case(1, MOE_F32), "int8").run();
   EXPECT_EQ(refused.kind, Outcome::kRefused);
-  EXPECT_NE(refused.text.find("expected auto, f32, bf16 or f16"), std::string::npos) << refused.text;
+  EXPECT_NE(refused.text.find("expected auto, f32, bf16, f16 or fp8"), std::string::npos) << refused.text;
 }
 
 // The first element of an output whose value can be spoiled: one of row 0, where there is one.

@@ -47,6 +47,24 @@ TEST(Numeric, f8_e4m3_widens_every_value_as_defined) {
   EXPECT_EQ(f8_e4m3_to_f32(0x7e), 448.0F);
 }
 
+TEST(Numeric, f8_e4m3_rounds_to_nearest_even_and_stops_at_its_largest) {
+  for (unsigned h = 0; h < 256; ++h) ASSERT_EQ(f32_to_f8_e4m3(f8_e4m3_to_f32(static_cast<uint8_t>(h))), h);
+  for (unsigned h = 0; h < 0x7e; ++h) {
+    const float a = f8_e4m3_to_f32(static_cast<uint8_t>(h));
+    const float middle = (a + f8_e4m3_to_f32(static_cast<uint8_t>(h + 1))) / 2;
+    ASSERT_EQ(f32_to_f8_e4m3(middle), h + (h & 1U)) << h;
+    ASSERT_EQ(f32_to_f8_e4m3(std::nextafter(middle, 0.0F)), h) << h;
+    ASSERT_EQ(f32_to_f8_e4m3(std::nextafter(middle, INFINITY)), h + 1) << h;
+    ASSERT_EQ(f32_to_f8_e4m3(-middle), (h + (h & 1U)) | 0x80U) << h;
+  }
+  for (const float large : {449.0F, 464.0F, 480.0F, 1e30F, INFINITY}) {
+    EXPECT_EQ(f32_to_f8_e4m3(large), 0x7e) << large;
+    EXPECT_EQ(f32_to_f8_e4m3(-large), 0xfe) << large;
+  }
+  EXPECT_EQ(f32_to_f8_e4m3(1e-30F), 0x00);
+  EXPECT_EQ(f32_to_f8_e4m3(-1e-45F), 0x80);
+}
+
 TEST(Numeric, e8m0_is_a_power_of_two) {
   for (int s = 0; s < 255; ++s) ASSERT_EQ(e8m0_to_f32(static_cast<uint8_t>(s)), std::ldexp(1.0F, s - 127)) << s;
   EXPECT_TRUE(std::isnan(e8m0_to_f32(255)));

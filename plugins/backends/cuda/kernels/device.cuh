@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 
@@ -63,6 +64,10 @@ __device__ inline float2 turned(float a, float b, float2 turn) {
   return {fmaf(a, turn.x, -__fmul_rn(b, turn.y)), fmaf(a, turn.y, __fmul_rn(b, turn.x))};
 }
 
+__device__ inline float from_e4m3_bits(uint8_t v) {
+  return __half2float(__half(__nv_cvt_fp8_to_halfraw(v, __NV_E4M3)));
+}
+
 // Element k of row `row` (counted over all groups) of a weight, as f32.
 __device__ inline float weight_element(const WeightView& w, int64_t row, int64_t k) {
   const int64_t at = row * w.row + k;
@@ -82,7 +87,8 @@ __device__ inline float weight_element(const WeightView& w, int64_t row, int64_t
              static_cast<float>((k % kQuantScale < 16 ? byte & 15 : byte >> 4) - 8);
     }
     default:
-      return __int_as_float(0x7FC00000);
+      return from_e4m3_bits(static_cast<const uint8_t*>(w.data)[at]) *
+             f8_scales(w, row / w.n_out, row % w.n_out)[k / kF8Block];
   }
 }
 

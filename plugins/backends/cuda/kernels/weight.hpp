@@ -12,6 +12,7 @@ inline constexpr int kFormats = 6;
 inline constexpr int64_t kQuantScale = 32;
 // Rows and columns that one scale of kF8 covers.
 inline constexpr int64_t kF8Block = 128;
+constexpr int64_t f8_blocks(int64_t n) { return (n + kF8Block - 1) / kF8Block; }
 
 // Passed by value. [n_groups][n_out][row] elements, on 256 bytes:
 //   kF32, kF16, kBF16  plain
@@ -22,8 +23,7 @@ inline constexpr int64_t kF8Block = 128;
 // bytes in one go and has what a tensor core's instruction wants of it.
 struct WeightView {
   const void* data;
-  const void*
-      scales;  // kI8, kI4: f16 [n_groups][n_out][row / 32]. kF8: f32 [n_groups][ceil(n_out / 128)][ceil(n_in / 128)]
+  const void* scales;  // kI8, kI4: f16 [n_groups][n_out][row / 32]; kF8: f32 [n_groups][f8_blocks(n_out)][row / 128]
   int64_t n_groups;
   int64_t n_out;
   int64_t n_in;
@@ -43,6 +43,16 @@ constexpr int64_t element_bits(Format format) {
   return kBits[static_cast<int>(format)];
 }
 constexpr int64_t row_bytes(const WeightView& w) { return w.row * element_bits(w.format) / 8; }
+// Of all scales.
+constexpr int64_t scale_bytes(const WeightView& w) {
+  if (w.format == Format::kF8) return w.n_groups * f8_blocks(w.n_out) * (w.row / kF8Block) * 4;
+  const bool of_integers = w.format == Format::kI8 || w.format == Format::kI4;
+  return of_integers ? w.n_groups * w.n_out * (w.row / kQuantScale) * 2 : 0;
+}
+// The scales of kF8 of row `row` of a group.
+constexpr const float* f8_scales(const WeightView& w, int64_t group, int64_t row) {
+  return static_cast<const float*>(w.scales) + (group * f8_blocks(w.n_out) + row / kF8Block) * (w.row / kF8Block);
+}
 
 // The byte of a row of kI8 or kI4 that holds element k. kI4: in its low half if k % 32 < 16, else in its high half.
 constexpr int64_t quant_byte(Format format, int64_t k) {

@@ -1,7 +1,7 @@
 // Conversions between f32 and the narrower float formats, bit for bit the same everywhere. Values travel as their bits.
-// Narrowing rounds to nearest, ties to even, keeps subnormals and signed zeros, and overflows to infinity. A NaN stays
-// a NaN: it becomes quiet and keeps its sign and the upper bits of its payload, as processors' own conversions do
-// (F16C, AVX-512, NEON).
+// Narrowing rounds to nearest, ties to even, keeps subnormals and signed zeros, and overflows to infinity, if the
+// format has one. A NaN stays a NaN: it becomes quiet and keeps its sign and the upper bits of its payload, as
+// processors' own conversions do (F16C, AVX-512, NEON).
 #pragma once
 
 #include <bit>
@@ -65,6 +65,22 @@ constexpr float f8_e4m3_to_f32(uint8_t h) {
     return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | sign);
   }
   return std::bit_cast<float>(sign | (exponent + 120) << 23 | fraction << 20);
+}
+
+// Beyond 448, the largest, it stays there.
+constexpr uint8_t f32_to_f8_e4m3(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = bits >> 24 & 0x80U;
+  const uint32_t magnitude = bits & 0x7fffffffU;
+  if (magnitude > 0x7f800000U) return static_cast<uint8_t>(sign | 0x7fU);
+  if (magnitude >= 0x43e00000U) return static_cast<uint8_t>(sign | 0x7eU);
+  if (magnitude >= 0x3c800000U) {  // 2^-6 and more: normal
+    const uint32_t rounded = magnitude + 0x7ffffU + (magnitude >> 20 & 1U);
+    return static_cast<uint8_t>(sign | (rounded - 0x3c000000U) >> 20);
+  }
+  // A subnormal is a multiple of 2^-9, the last bit of 2^14.
+  const float shifted = std::bit_cast<float>(magnitude) + 0x1p14F;
+  return static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x46800000U));
 }
 
 // OCP e8m0, the scale of MX formats: 2^(s - 127), NaN at 0xff.

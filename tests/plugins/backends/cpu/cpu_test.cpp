@@ -18,7 +18,7 @@ class Simd : public testing::TestWithParam<const char*> {
 };
 
 TEST_P(Simd, agrees_with_the_loops) {
-  for (const char* wanted : {"f32", "bf16", "f16", "int8", "int4"}) {
+  for (const char* wanted : {"f32", "bf16", "f16", "int8", "int4", "fp8"}) {
     for (const OpCase& c : all_cases("", 3)) {
       if (c.weights.empty() && std::string_view(wanted) != "f32") continue;
       const Outcome outcome = CaseRun(*cpu_.backend(), c, wanted).compare();

@@ -135,6 +135,33 @@ TEST_F(Packed, layout_and_packed_bytes_are_the_recorded_ones) {
   EXPECT_EQ(hash, 13077942708246440660U);
 }
 
+// Code times scale as the SDK quantises, then bf16.
+TEST_F(Packed, fp8_keeps_the_sdks_numbers_as_bf16) {
+  for (const auto& [n_out, n_in] : {std::pair<int64_t, int64_t>{1, 1}, {128, 128}, {130, 140}, {300, 33}}) {
+    const Source source(n_out, n_in, "fp8", MOE_USE_MATMUL);
+    moe_prepared prepared = prepare(source);
+    EXPECT_STREQ(prepared.encoding, "bf16");
+    std::vector<float> row(static_cast<size_t>(n_in));
+    for (int64_t g = 0; g < 2; ++g) {
+      for (int64_t first = 0; first < n_out; first += 128) {
+        const int64_t n = std::min<int64_t>(128, n_out - first);
+        std::vector<uint8_t> codes(static_cast<size_t>(n * n_in));
+        std::vector<float> scales(static_cast<size_t>(moe::fp8_blocks(n_in)));
+        moe::quantize_fp8(source.values.data() + (g * n_out + first) * n_in, n, n_in, codes.data(), n_in,
+                          scales.data());
+        for (int64_t i = 0; i < n * n_in; ++i) {
+          const float* got = b().rows()->row(prepared.weight, g, first + i / n_in, row.data());
+          const float exact =
+              moe::fp8_weight(codes[static_cast<size_t>(i)], scales[static_cast<size_t>(i % n_in / 128)]);
+          ASSERT_EQ(got[i % n_in], moe::bf16_to_f32(moe::f32_to_bf16(exact)))
+              << n_out << " x " << n_in << " row " << first + i / n_in << " element " << i % n_in;
+        }
+      }
+    }
+    prepared.release(&prepared);
+  }
+}
+
 // Numbers that rounding may get wrong: [n, 33] with a group of one at the end of each row.
 std::vector<float> hard_groups() {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
