@@ -12,7 +12,8 @@ enum class Mode {
   kSplit,  // activations as the sum of three bf16, which holds all of an f32; weights as one bf16 (f16: two) and a
            // scale, exact
   kI8,     // integer sums of groups of 32, weights kI8 or kI4
-  kFma     // f32 multiply-adds, weights f32
+  kFma,    // f32 multiply-adds, weights f32
+  kLifted  // activations rounded to bf16, as f16 times a power of two that a block shares; weights kF8 as f16, exact
 };
 
 inline constexpr int kChunkBytes = 64;
@@ -58,7 +59,7 @@ cudaError_t with_product(Format format, int32_t activation, Fn&& fn) {
       if (activation == MOE_I8) return fn.template operator()<Format::kI4, Mode::kI8>();
       return fn.template operator()<Format::kI4, Mode::kSplit>();
     default:
-      if (activation == MOE_BF16) return fn.template operator()<Format::kF8, Mode::kBf16>();
+      if (activation == MOE_BF16) return fn.template operator()<Format::kF8, Mode::kLifted>();
       return fn.template operator()<Format::kF8, Mode::kSplit>();
   }
 }

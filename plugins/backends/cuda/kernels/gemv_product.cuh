@@ -44,7 +44,7 @@ __device__ __forceinline__ void block_product(const uint32_t (&lo)[kPlanes][4], 
     for (int q = kTokenPlanes<M> - 1; q >= 0; --q) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if constexpr (M == Mode::kF16) {
+        if constexpr (M == Mode::kF16 || M == Mode::kLifted) {
           mma_f16(c, lo[p][2 * i], hi[p][2 * i], lo[p][2 * i + 1], hi[p][2 * i + 1], x[q][2 * i], x[q][2 * i + 1]);
         } else {
           mma_bf16(c, lo[p][2 * i], hi[p][2 * i], lo[p][2 * i + 1], hi[p][2 * i + 1], x[q][2 * i], x[q][2 * i + 1]);
@@ -80,6 +80,13 @@ __device__ __forceinline__ void chunk_product_f32(const Chunk (&w)[MT], const To
   }
 }
 
+// The scales of a block of the two tokens whose sums a lane has of a tile; 0 where there is none.
+__device__ __forceinline__ float2 token_scales(const TokenStage& stage, int block, int tile, int lane) {
+  const int first = tile * kTileTokens + 2 * (lane % 4);
+  const float* scales = stage.scales + block * stage.stride;
+  return {first < stage.n_tokens ? scales[first] : 0.0F, first + 1 < stage.n_tokens ? scales[first + 1] : 0.0F};
+}
+
 // Block b of a chunk by integers.
 template <Format F, int MT, int NT>
 __device__ __forceinline__ void block_product_i8(const Chunk (&w)[MT], int b, const TokenStage& stage, int block,
@@ -94,12 +101,10 @@ __device__ __forceinline__ void block_product_i8(const Chunk (&w)[MT], int b, co
 #pragma unroll
   for (int j = 0; j < NT; ++j) {
     const int mine = j * kTileTokens + lane / 4;
-    const int first = j * kTileTokens + 2 * t;
     const uint2 x = mine < stage.n_tokens
                         ? reinterpret_cast<const uint2*>(stage.data)[(block * stage.stride + mine) * 4 + t]
                         : uint2{};
-    const float scale0 = first < stage.n_tokens ? stage.scales[block * stage.stride + first] : 0.0F;
-    const float scale1 = first + 1 < stage.n_tokens ? stage.scales[block * stage.stride + first + 1] : 0.0F;
+    const float2 scales = token_scales(stage, block, j, lane);
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
       int c[4] = {};
@@ -107,10 +112,10 @@ __device__ __forceinline__ void block_product_i8(const Chunk (&w)[MT], int b, co
       const float lo = chunk_scale<F>(w[m], 0, b);
       const float hi = chunk_scale<F>(w[m], 1, b);
       float(&sum)[4] = sums[m][j];
-      sum[0] = fmaf(static_cast<float>(c[0]), lo * scale0, sum[0]);
-      sum[1] = fmaf(static_cast<float>(c[1]), lo * scale1, sum[1]);
-      sum[2] = fmaf(static_cast<float>(c[2]), hi * scale0, sum[2]);
-      sum[3] = fmaf(static_cast<float>(c[3]), hi * scale1, sum[3]);
+      sum[0] = fmaf(static_cast<float>(c[0]), lo * scales.x, sum[0]);
+      sum[1] = fmaf(static_cast<float>(c[1]), lo * scales.y, sum[1]);
+      sum[2] = fmaf(static_cast<float>(c[2]), hi * scales.x, sum[2]);
+      sum[3] = fmaf(static_cast<float>(c[3]), hi * scales.y, sum[3]);
     }
   }
 }
@@ -130,10 +135,18 @@ __device__ __forceinline__ void block_product_f16(const Chunk (&w)[MT], int b, c
   for (int j = 0; j < NT; ++j) {
     uint32_t x[kTokenPlanes<M>][4];
     read_pairs<M>(stage, block, j * kTileTokens + lane / 4, lane % 4, x);
+    float2 scales{1.0F, 1.0F};
+    if constexpr (kTokenScales<M>) scales = token_scales(stage, block, j, lane);
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
       float(&sum)[4] = sums[m][j];
-      if constexpr (kScaled<F>) {
+      if constexpr (kTokenScales<M>) {  // kF8, whose two rows share a scale
+        float c[4] = {};
+        block_product<M, kWeightPlanes<F, M>>(lo[m], hi[m], x, c);
+        const float scale = chunk_scale<F>(w[m], 0, b);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] = fmaf(c[i], scale * (i % 2 == 0 ? scales.x : scales.y), sum[i]);
+      } else if constexpr (kScaled<F>) {
         float c[4] = {};
         block_product<M, kWeightPlanes<F, M>>(lo[m], hi[m], x, c);
 #pragma unroll

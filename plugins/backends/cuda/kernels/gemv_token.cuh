@@ -33,6 +33,27 @@ __device__ __forceinline__ float4 product(const float4& a, const float4& b) {
 
 template <Mode M>
 inline constexpr int kTokenPlanes = M == Mode::kSplit ? 3 : 1;
+// Whether each block of a token has a scale.
+template <Mode M>
+inline constexpr bool kTokenScales = M == Mode::kI8 || M == Mode::kLifted;
+
+// kLifted: a block's numbers, of which neighbouring lanes hold eight each, `kLanes` of them, as f16 times a power of
+// two, out[pair]; returns what undoes that. The largest comes to 2^14 or more, so all are exact that are not 2^-28
+// times smaller; what those lose is less than 2^-39 of the largest. Whole warps.
+template <int kLanes>
+__device__ __forceinline__ float lifted_pairs(const float (&v)[8], uint32_t (&out)[4]) {
+  uint32_t top = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) top = max(top, __float_as_uint(v[i]) & 0x7FFFFFFFU);
+#pragma unroll
+  for (int lane = 1; lane < kLanes; lane *= 2) top = max(top, __shfl_xor_sync(kFullWarp, top, lane));
+  const uint32_t exponent = min(253U, 268U - (top >> 23));  // biased, as is that of `top`
+  const float factor = __uint_as_float(exponent << 23);
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    out[i] = pack_f16(rounded(MOE_BF16, v[2 * i]) * factor, rounded(MOE_BF16, v[2 * i + 1]) * factor);
+  return __uint_as_float((254U - exponent) << 23);
+}
 
 // Eight activations as pairs: out[plane][pair].
 template <Mode M>
@@ -127,7 +148,7 @@ __device__ __forceinline__ float token_bytes(const float (&v)[N], uint32_t (&out
 
 // Converted activations of a warp: blocks of 32 k (kF32: 16) of n_tokens tokens.
 //   data    [block][plane][stride tokens][lane of the quad]: 16 bytes a lane and plane (kI8: 8)
-//   scales  [block][stride tokens], kI8 only
+//   scales  [block][stride tokens], where kTokenScales
 struct TokenStage {
   char* data;
   float* scales;
@@ -137,7 +158,7 @@ struct TokenStage {
 
 // Bytes of shared memory that a block of one token takes.
 template <Mode M>
-inline constexpr int kStageBytes = M == Mode::kI8 ? 36 : 64 * kTokenPlanes<M>;
+inline constexpr int kStageBytes = M == Mode::kI8 ? 36 : 64 * kTokenPlanes<M> + (kTokenScales<M> ? 4 : 0);
 
 // Bytes for so many chunks of so many tokens.
 template <Format F, Mode M>
@@ -152,8 +173,8 @@ __device__ __forceinline__ int stage_chunks(int n_bytes, int n_tokens) {
 
 template <Format F, Mode M>
 __device__ __forceinline__ TokenStage make_stage(char* memory, int n_chunks, int n_tokens) {
-  // Scales come first in a stage of integers: 4 bytes each, of a number that keeps the rest on 16.
-  const int scales = M == Mode::kI8 ? (n_chunks * kBlocks<F> * n_tokens * 4 + 15) / 16 * 16 : 0;
+  // Scales come first: 4 bytes each, of a number that keeps the rest on 16.
+  const int scales = kTokenScales<M> ? (n_chunks * kBlocks<F> * n_tokens * 4 + 15) / 16 * 16 : 0;
   return {memory + scales, reinterpret_cast<float*>(memory), n_tokens, n_tokens};
 }
 
@@ -211,6 +232,13 @@ __device__ __forceinline__ void fill_stage(const TokenStage& stage, int first, i
         if (block[i] < 0) continue;
         const int at = block[i] * stage.stride + token[i];
         reinterpret_cast<uint2*>(stage.data)[at * 4 + t] = make_uint2(words[0], words[1]);
+        if (t == 0) stage.scales[at] = scale;
+      } else if constexpr (M == Mode::kLifted) {
+        uint32_t pairs[4];
+        const float scale = lifted_pairs<4>(v[i], pairs);
+        if (block[i] < 0) continue;
+        const int at = block[i] * stage.stride + token[i];
+        reinterpret_cast<uint4*>(stage.data)[at * 4 + t] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
         if (t == 0) stage.scales[at] = scale;
       } else if constexpr (M == Mode::kFma) {
         if (block[i] < 0) continue;

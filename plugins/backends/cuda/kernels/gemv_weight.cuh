@@ -7,8 +7,6 @@
 // registers, each asked for again as soon as it had been used).
 #pragma once
 
-#include <cuda_fp8.h>
-
 #include "kernels/gemv_format.cuh"
 
 namespace moe::cuda {
@@ -36,9 +34,7 @@ __device__ __forceinline__ RowPair row_pair(const WeightView& w, int64_t group, 
     p.scale_second = second * scales;
   }
   if constexpr (F == Format::kF8) {
-    const int64_t blocks = (w.n_in + kF8Block - 1) / kF8Block;
-    const int64_t block_rows = (w.n_out + kF8Block - 1) / kF8Block;
-    p.block = static_cast<const float*>(w.scales) + (group * block_rows + min(first, w.n_out - 1) / kF8Block) * blocks;
+    p.block = f8_scales(w, group, min(first, w.n_out - 1));
   }
   return p;
 }
@@ -166,10 +162,14 @@ __device__ __forceinline__ uint32_t int8_to_bf16(uint32_t word) {
   const uint32_t sign = __byte_perm(word & 0x80808080U, 0x43434343U, kSelect);
   return subtract_bf16(low, sign);
 }
-// Two e4m3 as bf16, exact.
+// Two e4m3, the low half of the word, as f16 and as bf16: both exact.
+__device__ __forceinline__ uint32_t e4m3_to_f16(uint32_t two) {
+  const __half2 v(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
 __device__ __forceinline__ uint32_t e4m3_to_bf16(uint32_t two) {
-  const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3);
-  return pack_bf16(from_f16_bits(h.x), from_f16_bits(h.y));
+  const uint32_t v = e4m3_to_f16(two);
+  return pack_bf16(from_f16_bits(static_cast<uint16_t>(v)), from_f16_bits(static_cast<uint16_t>(v >> 16)));
 }
 
 // Number of bf16 (or f16) that add up to a weight.
@@ -208,7 +208,10 @@ __device__ __forceinline__ void weight_pairs(const uint4& v, int b, uint32_t (&o
     out[0][3] = subtract_bf16(__byte_perm(high, 0x43434343U, 0x4342), k136);
   } else if constexpr (F == Format::kF8) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) out[0][i] = e4m3_to_bf16(words[2 * b + i / 2] >> (i % 2 * 16) & 0xFFFFU);
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t two = words[2 * b + i / 2] >> (i % 2 * 16) & 0xFFFFU;
+      out[0][i] = M == Mode::kLifted ? e4m3_to_f16(two) : e4m3_to_bf16(two);
+    }
   }
 }
 
