@@ -1,6 +1,6 @@
 // The fast kernels of the backend `cuda` against plain loops in double, then against the card's limits. Needs a GPU.
 //   nvcc -std=c++20 -O3 --extended-lambda --expt-relaxed-constexpr -diag-suppress=177 -gencode=arch=compute_90a,code=sm_90a
-//     -Iplugins/backends/cuda -Isdk/include -Itests/gpu plugins/backends/cuda/kernels/{gemv_dense,ffn*,grouped_*,single_*}.cu
+//     -Iplugins/backends/cuda -Isdk/include -Itests/gpu plugins/backends/cuda/kernels/{gemv_dense,ffn*,grouped_*,single_*,unpack}.cu
 //     tests/gpu/kernels_bench*.cu -o kernels_bench
 // Usage: kernels_bench [check] [time] [part of a case's name]
 #include "kernels_bench.hpp"

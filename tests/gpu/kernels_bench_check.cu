@@ -251,7 +251,9 @@ void check_ffn_case(Report& report, Format format, Format down, int32_t activati
   must(cudaDeviceSynchronize(), name.c_str());
   const std::vector<float> got = out.read();
   // Rounding of hidden to a short type may fall to the other side of a tie.
-  const double limit = activation == MOE_F32 ? 5e-6 : activation == MOE_F16 ? 5e-4 : 3e-3;
+  // Many rows have fp8 weights as bf16.
+  const bool unpacked = format == Format::kF8 && activation == MOE_BF16 && !deterministic && c.n > 64;
+  const double limit = activation == MOE_F32 ? 5e-6 : activation == MOE_F16 ? 5e-4 : unpacked ? 6e-3 : 3e-3;
   report.checked(name, worst_row(got, want_ffn(d, c, activation, gating), c.d_model), limit);
   if (!deterministic) return;
   Buffer<float> alone(d.before);
@@ -346,6 +348,9 @@ void check_ffn(Report& report) {
       check_ffn_case(report, format, format, activation,
                      {1, 3, 9, 2048, 700, MOE_ACT_GELU, false, true, true, false, false}, deterministic);
     }
+    // So large that gate and up are unpacked for some of the experts at a time.
+    check_ffn_case(report, Format::kF8, Format::kF8, MOE_BF16,
+                   {70, 4, 40, 2048, 1024, MOE_ACT_SILU, false, true, false, false, false}, deterministic);
     check_ffn_case(report, Format::kI4, Format::kI8, MOE_I8,
                    {17, 2, 4, 320, 256, MOE_ACT_SILU, false, true, false, false, false}, deterministic);
     check_ffn_case(report, Format::kBF16, Format::kF32, MOE_F32,

@@ -4,8 +4,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#include <cuda_fp8.h>
-
 #include "kernels/device.cuh"
 #include "kernels_bench.hpp"
 #include "moe/sdk/loops/common.hpp"
@@ -35,16 +33,8 @@ Layout lay_out(WeightView& w, Format format, int64_t n_groups, int64_t n_out, in
   w.n_in = n_in;
   w.format = format;
   w.row = (n_in + row_group(format) - 1) / row_group(format) * row_group(format);
-  const int64_t rows = n_groups * n_out;
-  Layout layout{(rows * row_bytes(w) + 255) / 256 * 256, 0};
-  if (format == Format::kI8 || format == Format::kI4) layout.scale_bytes = rows * (w.row / kQuantScale) * 2;
-  if (format == Format::kF8) {
-    layout.scale_bytes = n_groups * ((n_out + kF8Block - 1) / kF8Block) * ((n_in + kF8Block - 1) / kF8Block) * 4;
-  }
-  return layout;
+  return {(n_groups * n_out * row_bytes(w) + 255) / 256 * 256, scale_bytes(w)};
 }
-
-uint8_t to_e4m3(float v) { return static_cast<uint8_t>(__nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E4M3)); }
 
 // One row into its bytes; `values` becomes what the bytes stand for.
 void pack_row(const WeightView& w, float* values, char* row, uint16_t* scales, const float* block_scales) {
@@ -68,7 +58,7 @@ void pack_row(const WeightView& w, float* values, char* row, uint16_t* scales, c
       if (w.format == Format::kF32) {
         std::memcpy(row + i * 4, values + i, 4);
       } else if (w.format == Format::kF8) {
-        const uint8_t byte = to_e4m3(values[i]);
+        const uint8_t byte = f32_to_f8_e4m3(values[i]);
         row[i] = static_cast<char>(byte);
         values[i] = f8_e4m3_to_f32(byte) * block_scales[i / kF8Block];
       } else {
@@ -121,8 +111,8 @@ HostWeight make_weight(Format format, int64_t n_groups, int64_t n_out, int64_t n
   if (format == Format::kI4) std::fill(bytes.begin(), bytes.begin() + layout.data_bytes, static_cast<char>(0x88));
   auto* scales = reinterpret_cast<uint16_t*>(bytes.data() + layout.data_bytes);
   auto* block_scales = reinterpret_cast<float*>(bytes.data() + layout.data_bytes);
-  const int64_t blocks = (n_in + kF8Block - 1) / kF8Block;
-  const int64_t block_rows = (n_out + kF8Block - 1) / kF8Block;
+  const int64_t blocks = f8_blocks(n_in);
+  const int64_t block_rows = f8_blocks(n_out);
   if (format == Format::kF8) {
     for (int64_t i = 0; i < layout.scale_bytes / 4; ++i)
       block_scales[i] = 0.5F + 0.4F * unit(seed + 1, static_cast<uint64_t>(i));

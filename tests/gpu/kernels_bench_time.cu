@@ -49,8 +49,7 @@ void time_matvec_case(Report& report, Format format, int32_t activation, int64_t
     if (format == Format::kI8 || format == Format::kI4)
       w.scales = static_cast<const uint16_t*>(w.scales) + i * n_out * (w.row / kQuantScale);
     if (format == Format::kF8) {
-      w.scales = static_cast<const float*>(w.scales) +
-                 i * ((n_out + kF8Block - 1) / kF8Block) * ((n_in + kF8Block - 1) / kF8Block);
+      w.scales = static_cast<const float*>(w.scales) + i * f8_blocks(n_out) * f8_blocks(n_in);
     }
     w.n_groups = 1;
     return w;
@@ -239,6 +238,7 @@ void time_ffn(Report& report) {
     time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, n, 0.01, true, false, true});
   time_ffn_case(report, kOlmoe, {Format::kI8, MOE_I8, 32, 0.01, true, false});
   time_ffn_case(report, kOlmoe, {Format::kI4, MOE_I8, 32, 0.01, true, false});
+  for (const int64_t n : {8, 32}) time_ffn_case(report, kOlmoe, {Format::kF8, MOE_BF16, n, 0.01, true, false});
   for (const double spread : {0.0, 0.01, 1.0})
     time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, 2048, spread, true, false});
   time_ffn_case(report, kOlmoe, {Format::kBF16, MOE_BF16, 2048, 0, true, true});

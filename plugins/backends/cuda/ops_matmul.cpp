@@ -1,6 +1,7 @@
 // Products with a prepared weight.
 #include "kernels/matvec.hpp"
 #include "kernels/product.hpp"
+#include "kernels/unpack.hpp"
 #include "moe/sdk/loops/matmul.hpp"
 #include "ops.hpp"
 
@@ -11,16 +12,30 @@ using loops::given;
 
 namespace {
 
+// Rows of a weight that cuBLAS multiplies with at a time: all, or (kF8) as many as are unpacked for it, in whole
+// blocks.
+int64_t rows_at_once(const WeightView& w) {
+  if (w.format != Format::kF8) return w.n_out;
+  const int64_t rows = unpacked_at_once(w.n_out, w.n_groups * w.row * 2);
+  return rows == w.n_out ? rows : rows / kF8Block * kF8Block;
+}
+int64_t unpacked_elements(const WeightView& w) {
+  return w.format == Format::kF8 ? w.n_groups * rows_at_once(w) * w.row : 0;
+}
+
 // cuBLAS multiplies floats of one type; what remains goes to our own kernels.
 bool suits_blas(const WeightView& w, moe_activation_type activation) {
+  if (w.format == Format::kF8) return activation == MOE_BF16 && rows_at_once(w) > 0;
   return (w.format == Format::kF32 && activation == MOE_F32) || (w.format == Format::kBF16 && activation == MOE_BF16) ||
          (w.format == Format::kF16 && activation == MOE_F16);
 }
 // For few rows reading the weights is all there is to do, and when results must not depend on the batch, neither may
 // the kernel.
 constexpr int64_t kFewRows = 32;
+constexpr int64_t kFewRowsF8 = 64;  // to read codes twice costs less than to unpack them
 bool takes_matvec(const Context& context, const WeightView& w, const moe_matmul_args& a) {
-  return a.x.shape[0] <= kFewRows || context.deterministic || w.n_in == 0 || !suits_blas(w, a.activation);
+  return a.x.shape[0] <= (w.format == Format::kF8 ? kFewRowsF8 : kFewRows) || context.deterministic || w.n_in == 0 ||
+         !suits_blas(w, a.activation);
 }
 
 }  // namespace
@@ -90,31 +105,42 @@ Result<Found> find_matmul(const Context& context, const moe_matmul_args& a) {
   const bool blas = !takes_matvec(context, w, a);
   Space many;
   if (blas && a.activation != MOE_F32) many.take<uint16_t>(n * w.n_groups * w.row);
+  if (blas) many.take<uint16_t>(unpacked_elements(w));
   return Found{blas ? "cublas" : "matvec", std::max(few.wanted(), many.wanted())};
 }
 
-Status run_blas(const Context& context, const moe_matmul_args& a, const WeightView& w, const Input& in,
+Status run_blas(const Context& context, const moe_matmul_args& a, const WeightView& w, const Input& in, Space& space,
                 cudaStream_t stream) {
+  auto* unpacked = space.take<uint16_t>(unpacked_elements(w));
+  MOE_TRY(space.check());
   GemmArgs g;
   g.n = a.x.shape[0];
-  g.m = w.n_out;
   g.k = a.activation == MOE_F32 ? w.n_in : w.row;
   g.x = in.x;
   g.x_row = in.row;
-  g.w = w.data;
   g.w_row = w.row;
-  g.out = data_of<float>(a.out);
   g.out_row = a.out.strides[0];
   g.type = w.format == Format::kF32 ? CUDA_R_32F : w.format == Format::kF16 ? CUDA_R_16F : CUDA_R_16BF;
   g.alpha = a.scale;
   g.beta = a.accumulate != 0 ? 1.0F : 0.0F;
   g.batch = w.n_groups;
   g.x_batch = in.group;
-  g.w_batch = w.n_out * w.row;
   g.out_batch = a.out.ndim == 3 ? a.out.strides[1] : 0;
-  MOE_TRY(context.blas->gemm(g));
-  MOE_CUDA_TRY(launch_finish(
-      {g.out, g.out_row, g.out_batch, data_of<float>(a.bias), g.n, w.n_groups, w.n_out, a.scale, a.soft_cap}, stream));
+  const int64_t at_once = rows_at_once(w);
+  for (int64_t first = 0; first < w.n_out; first += at_once) {
+    g.m = std::min(at_once, w.n_out - first);
+    g.w = w.data;
+    g.w_batch = g.m * w.row;
+    g.out = data_of<float>(a.out) + first;
+    if (w.format == Format::kF8) {
+      MOE_CUDA_TRY(launch_unpack({w, first, g.m, 0, w.n_groups, nullptr, nullptr, unpacked, context.pdl}, stream));
+      g.w = unpacked;
+    }
+    MOE_TRY(context.blas->gemm(g));
+  }
+  MOE_CUDA_TRY(launch_finish({data_of<float>(a.out), g.out_row, g.out_batch, data_of<float>(a.bias), g.n, w.n_groups,
+                              w.n_out, a.scale, a.soft_cap},
+                             stream));
   return {};
 }
 
@@ -133,7 +159,7 @@ Status run_normed_matmul(const Context& context, NormParams norm, const moe_matm
   norm.narrow_type = a.activation;
   MOE_TRY(space.check());
   MOE_CUDA_TRY(launch_norm(norm, stream));
-  return run_blas(context, a, w, {norm.narrow, w.row, w.row}, stream);
+  return run_blas(context, a, w, {norm.narrow, w.row, w.row}, space, stream);
 }
 
 namespace {
@@ -145,7 +171,7 @@ Status run_matmul(const Context& context, const moe_matmul_args& a, cudaStream_t
   Space space(a.header);
   if (!takes_matvec(context, w, a)) {
     MOE_ASSIGN(const Input in, rounded_input(a.x, w, a.activation, true, space, stream));
-    return run_blas(context, a, w, in, stream);
+    return run_blas(context, a, w, in, space, stream);
   }
   MatvecParams p = matvec_params(context, a);
   p.workspace = space.take<char>(static_cast<int64_t>(matvec_workspace(p)));

@@ -7,6 +7,7 @@
 #include "kernels/gemv_launch.hpp"
 #include "kernels/gemv_product.cuh"
 #include "kernels/single.hpp"
+#include "kernels/unpack.hpp"
 
 namespace moe::cuda {
 namespace {
@@ -48,8 +49,20 @@ struct ManySpace {
   uint16_t* hidden;  // [n * k, planes, down.row]
   float* y;          // [n * k, y_row], where x was
   int64_t y_row;
+  uint16_t* unpacked;  // matrices of experts at a time, where they are kF8
 };
 int32_t planes_of(const FfnParams& p) { return p.activation == MOE_F32 ? 3 : 1; }
+
+// Experts whose matrices are unpacked at a time: gate's and up's together, or down's.
+int64_t matrices_of(const FfnParams& p, const WeightView& w) {
+  return w.data == p.gate.data && p.up.data != nullptr ? 2 : 1;
+}
+int64_t experts_at_once(const FfnParams& p, const WeightView& w) {
+  return unpacked_at_once(w.n_groups, matrices_of(p, w) * w.n_out * w.row * 2);
+}
+int64_t unpacked_elements(const FfnParams& p, const WeightView& w) {
+  return w.format == Format::kF8 ? experts_at_once(p, w) * matrices_of(p, w) * w.n_out * w.row : 0;
+}
 
 ManySpace take_many(Parts& parts, const FfnParams& p, int64_t n) {
   ManySpace s{};
@@ -64,6 +77,7 @@ ManySpace take_many(Parts& parts, const FfnParams& p, int64_t n) {
   s.y_row = (p.down.n_out + 31) / 32 * 32;
   s.y = parts.take<float>(pairs * std::max(s.y_row, (planes_of(p) * p.gate.row + 1) / 2));
   s.x = reinterpret_cast<uint16_t*>(s.y);
+  s.unpacked = parts.take<uint16_t>(std::max(unpacked_elements(p, p.gate), unpacked_elements(p, p.down)));
   return s;
 }
 
@@ -77,16 +91,46 @@ int64_t chunk_of(int64_t n) {
 // A block of tokens that the kernels for few read the weights once for.
 constexpr int64_t kFewTokens = 64;
 
+// Whether a weight is for launch_grouped_wgmma, as it is or unpacked.
+bool fits_many(const FfnParams& p, const WeightView& w) {
+  if (w.format != Format::kF8) return grouped_wgmma_fits(w, p.activation);
+  return p.activation == MOE_BF16 && experts_at_once(p, w) > 0 &&
+         grouped_wgmma_fits(unpacked_view(w, nullptr, w.n_groups, w.n_out), p.activation);
+}
+
 bool for_many(const FfnParams& p) {
-  return !p.deterministic && p.n > kFewTokens && grouped_wgmma_fits(p.gate, p.activation) &&
-         grouped_wgmma_fits(p.down, p.activation);
+  return !p.deterministic && p.n > kFewTokens && fits_many(p, p.gate) && fits_many(p, p.down);
 }
 
 bool has_pairs(const FfnParams& p) { return p.n > 0 && p.k > 0 && p.gate.n_groups > 0; }
 
+// A product of all experts at once or, where weights have to be unpacked, of as many as there is room for.
+cudaError_t multiply(const FfnParams& p, GroupedParams g, const ManySpace& s, cudaStream_t stream) {
+  if (g.weight.format != Format::kF8) return launch_grouped_wgmma(g, stream);
+  const int64_t n_experts = g.weight.n_groups;
+  const int64_t at_once = experts_at_once(p, g.weight);
+  UnpackParams weight{g.weight, 0, g.weight.n_out, 0, 0, s.sorted.order, s.sorted.tiles, s.unpacked, p.pdl};
+  UnpackParams up = weight;
+  up.w = g.up;
+  up.out += at_once * g.weight.n_out * g.weight.row;
+  for (int64_t first = 0; first < n_experts; first += at_once) {
+    const int64_t n = std::min(at_once, n_experts - first);
+    weight.first_group = up.first_group = g.first_rank = static_cast<int32_t>(first);
+    weight.n_groups = up.n_groups = g.n_ranks = static_cast<int32_t>(n);
+    cudaError_t error = launch_unpack(weight, stream);
+    if (error == cudaSuccess && up.w.data != nullptr) error = launch_unpack(up, stream);
+    if (error != cudaSuccess) return error;
+    g.weight = unpacked_view(weight.w, weight.out, n, weight.n_rows);
+    if (up.w.data != nullptr) g.up = unpacked_view(up.w, up.out, n, up.n_rows);
+    error = launch_grouped_wgmma(g, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
 // Tokens [token0, token0 + n) by the tensor cores.
 cudaError_t prefill(const FfnParams& p, int64_t token0, int64_t n, const ManySpace& s, cudaStream_t stream) {
-  const bool bf16 = p.gate.format == Format::kBF16;
+  const bool bf16 = p.gate.format != Format::kF16;
   cudaError_t error = launch_ffn_sort(p, token0, n, s.sorted, stream);
   if (error != cudaSuccess) return error;
   error = launch_ffn_gather(p, token0, n, s.sorted, {s.x, p.gate.row, planes_of(p), bf16}, stream);
@@ -104,7 +148,7 @@ cudaError_t prefill(const FfnParams& p, int64_t token0, int64_t n, const ManySpa
   up.hidden = s.hidden;
   up.out_row = p.down.row;
   up.pdl = p.pdl;
-  error = launch_grouped_wgmma(up, stream);
+  error = multiply(p, up, s, stream);
   if (error != cudaSuccess) return error;
   GroupedParams down{};
   down.weight = p.down;
@@ -115,7 +159,7 @@ cudaError_t prefill(const FfnParams& p, int64_t token0, int64_t n, const ManySpa
   down.y = s.y;
   down.out_row = s.y_row;
   down.pdl = p.pdl;
-  error = launch_grouped_wgmma(down, stream);
+  error = multiply(p, down, s, stream);
   if (error != cudaSuccess) return error;
   return launch_ffn_combine(p, token0, n, s.sorted, s.y, s.y_row, stream);
 }

@@ -64,6 +64,10 @@ struct GroupedParams {
   uint16_t* hidden;  // [n_slots, planes, out_row], or null
   float* y;          // [n_slots, out_row], or null
   int64_t out_row;   // a multiple of 32
+  // With n_ranks > 0 only for the experts sorted.order[first_rank .. first_rank + n_ranks), whose matrices stand in
+  // that order in the weights.
+  int32_t first_rank;
+  int32_t n_ranks;
   bool pdl;
 };
 // Whether the weight, the activation type and the device are for launch_grouped_wgmma: bf16 and f16 on compute

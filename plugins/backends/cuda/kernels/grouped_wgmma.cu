@@ -37,7 +37,9 @@ struct WgmmaParams {
   const int32_t* offsets;  // [n_experts + 1]: slots of each expert
   const int32_t* order;    // [n_experts]: experts in the order of their tiles
   const int32_t* tiles;    // [n_experts + 1]: tiles of 256 rows before the i-th of them
-  int32_t n_experts;
+  int32_t first_rank;      // of the experts in `order` that this is for
+  int32_t end_rank;
+  bool by_rank;          // their matrices stand in that order in the weights
   int32_t n_out;         // rows of a weight of an expert
   int32_t column_tiles;  // tiles of n_out
   int32_t k_steps;       // of one plane
@@ -54,6 +56,7 @@ struct WgmmaParams {
 // A tile as a block sees it.
 struct Tile {
   int expert;
+  int matrix;  // of the weights
   int first;   // slot
   int n_rows;  // of this block
   int column;  // tile of n_out
@@ -67,17 +70,18 @@ __device__ __forceinline__ bool find_tile(const WgmmaParams& p, const int32_t* t
   const int cluster = static_cast<int>(blockIdx.x) / kClusters;
   // There and back, so that no cluster has the larger tile every time.
   const int index = round * n_clusters + (round % 2 == 0 ? cluster : n_clusters - 1 - cluster);
-  const int n_tiles = tiles[p.n_experts] * p.column_tiles;
+  const int n_tiles = (tiles[p.end_rank] - tiles[p.first_rank]) * p.column_tiles;
   if (round * n_clusters >= n_tiles) return false;
   tile->n_rows = -1;
   if (index >= n_tiles) return true;
-  const int row_tile = index / p.column_tiles;
-  int low = 0;
-  for (int high = p.n_experts; high - low > 1;) {
+  const int row_tile = tiles[p.first_rank] + index / p.column_tiles;
+  int low = p.first_rank;
+  for (int high = p.end_rank; high - low > 1;) {
     const int middle = (low + high) / 2;
     (tiles[middle] <= row_tile ? low : high) = middle;
   }
   tile->expert = __ldg(p.order + low);
+  tile->matrix = p.by_rank ? low - p.first_rank : tile->expert;
   tile->column = index % p.column_tiles;
   const int begin = __ldg(p.offsets + tile->expert) + (row_tile - tiles[low]) * kClusters * kBlockRows;
   const int rows = min(__ldg(p.offsets + tile->expert + 1) - begin, kClusters * kBlockRows);
@@ -99,7 +103,7 @@ __device__ __forceinline__ void copy_tiles(const WgmmaParams& p, const int32_t* 
     const uint32_t n_bytes = static_cast<uint32_t>(boxes * kGroupBytes + 2 * kHalfBytes);
     const int width = gated_too ? kWeightRows / 2 : kWeightRows;
     const int weight_row =
-        tile.expert * p.n_out + tile.column * width + (gated_too ? 0 : static_cast<int>(rank) * kWeightRows / 2);
+        tile.matrix * p.n_out + tile.column * width + (gated_too ? 0 : static_cast<int>(rank) * kWeightRows / 2);
     for (int plane = p.planes - 1; plane >= 0; --plane) {
       for (int step = 0; step < p.k_steps; ++step) {
         const uint32_t full = barriers + static_cast<uint32_t>(stage) * 8;
@@ -275,7 +279,7 @@ __global__ void __cluster_dims__(kClusters, 1, 1) __launch_bounds__(kThreads, 1)
   }
   pdl_launch();
   pdl_wait();
-  for (int i = threadIdx.x; i <= p.n_experts; i += kThreads) tiles[i] = p.tiles[i];
+  for (int i = threadIdx.x; i <= p.end_rank; i += kThreads) tiles[i] = p.tiles[i];
   __syncthreads();
   cluster_sync();
   // The same for a whole warp, so that the compiler knows.
@@ -371,7 +375,7 @@ cudaError_t launch(const WgmmaParams& p, bool silu, bool pdl, cudaStream_t strea
   if constexpr (kUp) {
     if (silu) kernel = wgmma_kernel<kBf16, true, true>;
   }
-  const size_t bytes = 1024 + kStages * kStageBytes + kBarrierBytes + static_cast<size_t>(p.n_experts + 1) * 4;
+  const size_t bytes = 1024 + kStages * kStageBytes + kBarrierBytes + static_cast<size_t>(p.end_rank + 1) * 4;
   int clusters = 0;
   const cudaError_t error = most_clusters(reinterpret_cast<const void*>(kernel), bytes, &clusters);
   if (error != cudaSuccess) return error;
@@ -402,7 +406,9 @@ cudaError_t launch_grouped_wgmma(const GroupedParams& g, cudaStream_t stream) {
   p.offsets = g.sorted.offsets;
   p.order = g.sorted.order;
   p.tiles = g.sorted.tiles;
-  p.n_experts = static_cast<int32_t>(g.weight.n_groups);
+  p.by_rank = g.n_ranks > 0;
+  p.first_rank = p.by_rank ? g.first_rank : 0;
+  p.end_rank = p.by_rank ? g.first_rank + g.n_ranks : static_cast<int32_t>(g.weight.n_groups);
   p.n_out = static_cast<int32_t>(g.weight.n_out);
   const int64_t width = up ? kWeightRows / 2 : kWeightRows;
   p.column_tiles = static_cast<int32_t>(((up ? g.out_row : g.weight.n_out) + width - 1) / width);

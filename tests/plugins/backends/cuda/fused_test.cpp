@@ -138,7 +138,7 @@ class FusedProduct : public Fused {
 };
 
 TEST_F(FusedProduct, a_norm_and_a_product_are_those_one_by_one) {
-  for (const char* wanted : {"f32", "bf16", "int8"}) {
+  for (const char* wanted : {"f32", "bf16", "int8", "fp8"}) {
     for (const int64_t n : {1, 2, 7, 40}) {
       for (const auto& [n_in, n_out] : {std::pair<int64_t, int64_t>{64, 33}, {100, 17}, {2048, 200}}) {
         OnDevice device(*backend_);
@@ -158,7 +158,8 @@ TEST_F(FusedProduct, a_norm_and_a_product_are_those_one_by_one) {
 
 // Rows that nobody else reads: the norm writes them as the product wants them.
 TEST_F(FusedProduct, a_norm_whose_rows_only_the_product_reads_gives_the_same_bits) {
-  for (const auto& [wanted, activation] : {std::pair<const char*, int32_t>{"bf16", MOE_BF16}, {"f16", MOE_F16}}) {
+  for (const auto& [wanted, activation] :
+       {std::pair<const char*, int32_t>{"bf16", MOE_BF16}, {"f16", MOE_F16}, {"fp8", MOE_BF16}}) {
     for (const auto& [n, n_in] : {std::pair<int64_t, int64_t>{33, 64}, {40, 100}, {150, 2048}}) {
       OnDevice device(*backend_);
       NormAndProduct p = make(device, n, n_in, 200, wanted, activation);
