@@ -155,7 +155,7 @@ moe::Status read_model(TableReader& reader, ModelSettings& model) {
   TableReader table(*node, "model");
   model.path = table.text("path");
   if (const TomlNode* path = node->find("path"); path != nullptr) model.path = beside_file(*path, model.path);
-  model.precision = table.choice("precision", "auto", {"auto", "fp32", "fp16", "bf16", "int8", "int4"});
+  model.precision = table.choice("precision", "auto", {"auto", "fp32", "fp16", "bf16", "int8", "int4", "fp8"});
   model.context = table.integer("context", 0);
   model.architecture = table.text("architecture");
   model.packed_cache = table.text("packed_cache", model.packed_cache);

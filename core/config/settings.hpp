@@ -52,7 +52,7 @@ struct LayerOverride {
 
 struct ModelSettings {
   std::filesystem::path path;         // a Hugging Face directory or a .gguf file
-  std::string precision = "auto";     // of prepared weights: auto | fp32 | fp16 | bf16 | int8 | int4
+  std::string precision = "auto";     // of prepared weights: auto | fp32 | fp16 | bf16 | int8 | int4 | fp8
   int64_t context = 0;                // tokens a request may hold; 0: the model's own
   std::string architecture;           // a file or name instead of what the checkpoint asks for
   std::string packed_cache = "auto";  // see PackedCaches: auto | off | a folder

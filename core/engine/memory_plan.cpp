@@ -15,6 +15,7 @@ uint64_t kept_bytes(const TensorInfo& tensor, std::string_view wanted) {
   if (wanted == "auto") return tensor.bytes;
   if (wanted == "int4") return n / 32 * 18;
   if (wanted == "int8") return n / 32 * 34;
+  if (wanted == "fp8") return n + n / 4096;
   return n * (wanted == "f32" ? 4 : 2);
 }
 

@@ -24,7 +24,8 @@ moe::Result<Precision> precision_of(const std::string& name) {
   if (name == "fp16") return Precision{"f16", MOE_F16};
   if (name == "int8") return Precision{"int8", MOE_I8};
   if (name == "int4") return Precision{"int4", MOE_I8};
-  return moe::invalid(fmt::format("model.precision: expected auto | fp32 | fp16 | bf16 | int8 | int4, got \"{}\"", name));
+  if (name == "fp8") return Precision{"fp8", MOE_BF16};
+  return moe::invalid(fmt::format("model.precision: expected auto | fp32 | fp16 | bf16 | int8 | int4 | fp8, got \"{}\"", name));
 }
 
 int32_t cache_dtype_of(const EngineSettings& engine, const Precision& precision) {

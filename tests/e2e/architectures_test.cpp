@@ -6,6 +6,9 @@
 #include <set>
 
 #include "core/model/architecture/architecture.hpp"
+#include "core/model/checkpoint/assemble.hpp"
+#include "core/model/checkpoint/checkpoint.hpp"
+#include "core/model/checkpoint/safetensors_writer.hpp"
 #include "tests/e2e/fixtures.hpp"
 
 namespace patchbay::e2e {
@@ -72,6 +75,71 @@ TEST(SmallModels, fp8_without_its_scales_is_refused) {
   EXPECT_NE(result.err.find("model.safetensors: tensor"), std::string::npos) << result.err;
   fs::remove_all(dir);
 }
+
+// The largest difference as a share of the largest of `want`; NaN and another size give 1.
+float share(const std::vector<float>& got, const std::vector<float>& want) {
+  if (want.empty() || got.size() != want.size()) return 1;
+  float largest = 0;
+  float difference = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    largest = std::max(largest, std::abs(want[i]));
+    difference = std::max(difference, std::isnan(got[i]) ? INFINITY : std::abs(got[i] - want[i]));
+  }
+  return std::min(difference / largest, 1.0F);
+}
+
+// A checkpoint with scales of blocks beside its weights, as f32.
+void write_without_blocks(const fs::path& from, const fs::path& to) {
+  const auto checkpoint = open_checkpoint(from);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  std::vector<TensorDeclaration> declarations;
+  std::vector<std::vector<float>> values;
+  for (const auto& t : (*checkpoint)->tensors()) {
+    if (t.name.ends_with("_scale_inv")) continue;
+    const TensorInfo* scales = (*checkpoint)->find(std::string(t.name) + "_scale_inv");
+    const auto source = scales == nullptr ? TensorSource::plain(t) : TensorSource::block_scaled(t, *scales);
+    ASSERT_TRUE(source.ok()) << source.error().message;
+    declarations.push_back({std::string(t.name), "f32", {t.shape.begin(), t.shape.end()}});
+    source->read_f32(0, source->n_rows(), values.emplace_back(static_cast<size_t>(element_count(t.shape))).data());
+  }
+  auto writer = SafetensorsWriter::create(to, declarations);
+  ASSERT_TRUE(writer.ok()) << writer.error().message;
+  for (size_t i = 0; i < values.size(); ++i)
+    ASSERT_TRUE(writer->write(declarations[i].name, std::as_bytes(std::span(values[i]))).ok()) << declarations[i].name;
+  ASSERT_TRUE(writer->finish().ok());
+  fs::copy_file(from / "config.json", to / "config.json");
+}
+
+class Fp8 : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = why_unusable(GetParam()); !reason.empty()) GTEST_SKIP() << reason;
+  }
+  static std::vector<float> logits(const fs::path& model, const char* backend) {
+    const json ids = json_file(model_dir("deepseek_v3_fp8") / "expected.json").at("input_ids");
+    return run_logits(model, ids, {"--backend", backend, "--precision", "fp8"}).logits;
+  }
+  const fs::path dir_ = model_dir("deepseek_v3_fp8");
+};
+
+// Its head is bf16 on disk and fp8 here, which costs the most of it (5 %).
+TEST_P(Fp8, a_checkpoint_of_blocks_stays_near_what_the_reference_implementation_computes) {
+  EXPECT_LT(share(logits(dir_, GetParam()), read_npy(dir_ / "expected_logits.npy")), 0.08F);
+}
+
+TEST_P(Fp8, every_backend_computes_with_the_same_weights) {
+  EXPECT_LT(share(logits(dir_, GetParam()), logits(dir_, "reference")), 0.02F);
+}
+
+// Blocks that are taken over and those that are made of the same numbers are the same, but for a scale's last bit.
+TEST_P(Fp8, quantising_what_blocks_hold_comes_to_the_same) {
+  const ScratchDir plain;
+  write_without_blocks(dir_, plain.path());
+  EXPECT_LT(share(logits(plain.path(), GetParam()), logits(dir_, GetParam())), 0.004F);
+}
+
+INSTANTIATE_TEST_SUITE_P(SmallModels, Fp8, ::testing::Values("reference", "cpu", "cuda"),
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST(SmallModels, there_is_one_of_every_architecture_file) {
   const auto library = ArchitectureLibrary::open({PATCHBAY_SOURCE_DIR "/configs/architectures"});

@@ -112,7 +112,7 @@ class PackedCache : public ::testing::Test {
 };
 
 TEST_F(PackedCache, logits_are_the_same_bits_without_with_a_new_file_and_with_the_one_that_is_there) {
-  for (const char* precision : {"auto", "fp16", "int8", "int4"}) {
+  for (const char* precision : {"auto", "fp16", "int8", "int4", "fp8"}) {
     const Loaded plain = load(precision, "off");
     EXPECT_EQ(plain.notes, std::vector<std::string>());
     EXPECT_FALSE(fs::exists(folder_));

@@ -53,11 +53,9 @@ struct PrecisionSize {
   int cache_divisor;  // of an f32 cache
   bool groups;        // rows are filled up to groups of 32
 };
-constexpr PrecisionSize kPrecisions[] = {{"as stored", 0, 1, false},
-                                         {"fp32", 32, 1, false},
-                                         {"bf16, fp16", 16, 2, false},
-                                         {"int8", 8.5, 2, true},
-                                         {"int4", 4.5, 2, true}};
+constexpr PrecisionSize kPrecisions[] = {{"as stored", 0, 1, false},   {"fp32", 32, 1, false},
+                                         {"bf16, fp16", 16, 2, false}, {"int8", 8.5, 2, true},
+                                         {"int4", 4.5, 2, true},       {"fp8", 8 + 32.0 / (128 * 128), 2, false}};
 
 double weight_bytes(const ModelOutline& outline, const PrecisionSize& precision) {
   double sum = 0;

@@ -28,7 +28,7 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
   command.add_option("--config", flags.config, "TOML file; everything has a default")->type_name("FILE");
   command.add_option("--model", flags.model, "model directory (Hugging Face layout) or .gguf file; model.path")->type_name("PATH");
   command.add_option("--backend", flags.backend, "backend plugin; backend.plugin")->type_name("NAME");
-  command.add_option("--precision", flags.precision, "auto | fp32 | fp16 | bf16 | int8 | int4; model.precision")
+  command.add_option("--precision", flags.precision, "auto | fp32 | fp16 | bf16 | int8 | int4 | fp8; model.precision")
       ->type_name("NAME");
   command.add_option("--threads", flags.threads, "compute threads; engine.threads")->type_name("N");
   command.add_option("--set", flags.sets, "override one setting, as TOML: --set 'router.k=2'")

@@ -64,8 +64,8 @@ class TensorSource {
   // companion, and aligned for their type. Otherwise none.
   [[nodiscard]] std::optional<const std::byte*> raw() const;
 
-  // How a matrix [r, c] of elements with scales of blocks is stored, if its blocks are those of the tensor, counted from
-  // the view's first row and column. Otherwise none.
+  // How a matrix [r, c] of elements with scales of blocks is stored, if its blocks are those of the tensor, counted
+  // from the view's first row and column. Otherwise none.
   struct Blocks {
     std::string_view encoding;  // of the elements
     int64_t rows;

@@ -154,6 +154,8 @@ TEST(InspectFigures, parameters_parts_and_memory_are_those_of_the_formula) {
   const double narrow = row("bf16, fp16").at("weight_bytes").get<double>();
   EXPECT_LT(row("int8").at("weight_bytes").get<double>(), narrow);
   EXPECT_LT(row("int4").at("weight_bytes").get<double>(), row("int8").at("weight_bytes").get<double>());
+  EXPECT_LT(row("fp8").at("weight_bytes").get<double>(), row("int8").at("weight_bytes").get<double>());
+  EXPECT_GT(row("fp8").at("weight_bytes").get<double>(), row("int4").at("weight_bytes").get<double>());
   EXPECT_GT(row("fp32").at("weight_bytes").get<double>(), narrow);
 }
 
