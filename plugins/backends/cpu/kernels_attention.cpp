@@ -26,13 +26,13 @@ inline constexpr int64_t kLeastAhead = 4;  // rows: as many as go through the di
 // by line between the products, since what is asked for at once waits in line, and after it memory is idle.
 class Ahead {
  public:
-  Ahead(const void* const* rows, int64_t first, int64_t last, int64_t n_bytes, const RowsNext& next, int64_t n_queries)
+  Ahead(const void* const* rows, int64_t first, int64_t last, int64_t n_bytes, const RowsNext& next, bool asks)
       : rows_(rows),
         last_(last),
         n_bytes_(n_bytes),
         n_rows_(HWY_MIN(HWY_MAX(kBytesAhead / HWY_MAX(n_bytes, 1), kLeastAhead), kRowsAhead)),
         next_(next) {
-    go_to(n_queries > kFewQueries ? first + n_rows_ : std::numeric_limits<int64_t>::max());
+    go_to(asks ? first + n_rows_ : std::numeric_limits<int64_t>::max());
   }
   // The rows that stand in for those before `last`: nothing beyond them is asked for yet.
   HWY_INLINE void begin(int64_t last) { end_ = HWY_MIN(last, last_) + n_rows_; }
@@ -140,14 +140,14 @@ HWY_INLINE void score_tile(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ah
   store_scores<kQ, kP>(sum, a.scores + i0 * kScoreStride + p0);
 }
 
-// The same for few queries, row after row: memory is read in its order, which processors foresee. kN: the sixteens of
-// the dimension, so few that the queries stay in registers; 0 where they do not.
+// The same for few queries, row after row: memory is read in its order. kN: the sixteens of the dimension, so few that
+// the queries stay in registers; 0 where they do not, then it may ask ahead.
 template <int32_t kDtype, int kQ, int kP, int kN>
 HWY_INLINE void score_rows(const ScoreArgs& a, int64_t i0, int64_t p0, Ahead& ahead) {
   using T = typename Load<kDtype>::T;
   const DF d;
   const int64_t dim = kN > 0 ? 16 * kN : a.dim;
-  const bool asks = kDots < 16 && i0 == 0;
+  const bool asks = kN == 0 && i0 == 0 && a.asks;
   VF acc[kQ * kP][kVectors];
   const auto row = [&](int r) {
     const T* keys = static_cast<const T*>(a.rows[p0 + r]);
@@ -214,18 +214,19 @@ void few_part(const ScoreArgs& a, int64_t i, int64_t first, int64_t last, Ahead&
 }
 template <int32_t kDtype, int kQ, int kP>
 HWY_INLINE void score_part(const ScoreArgs& a, int64_t i, int64_t first, int64_t last, Ahead& ahead) {
-  if constexpr (kQ <= 2) {
-    if (kVectors == 1 && a.dim == 64) return few_part<kDtype, kQ, kP, 4>(a, i, first, last, ahead);
-    if (kVectors == 1 && a.dim == 128) return few_part<kDtype, kQ, kP, 8>(a, i, first, last, ahead);
-    few_part<kDtype, kQ, kP, 0>(a, i, first, last, ahead);
-  } else {
+  const bool asks = i == 0 && a.asks;
+  if constexpr (kQ <= kFewQueries) {
+    if (kVectors == 1 && a.dim == 64 && !asks) return few_part<kDtype, kQ, kP, 4>(a, i, first, last, ahead);
+    if (kVectors == 1 && a.dim == 128 && !asks) return few_part<kDtype, kQ, kP, 8>(a, i, first, last, ahead);
+    if (kQ == 1 || !asks) return few_part<kDtype, kQ, kP, 0>(a, i, first, last, ahead);
+  }
+  if constexpr (kQ > 1) {
     for (int64_t p = first; p < last; p += kP) score_tile<kDtype, kQ, kP>(a, i, p, ahead);
   }
 }
 template <int32_t kDtype>
 void score_as(const ScoreArgs& a) {
-  Ahead ahead(a.rows, 0, a.n_positions, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next,
-              a.n_queries);
+  Ahead ahead(a.rows, 0, a.n_positions, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next, a.asks);
   const int64_t rows = rows_of_part(a.n_queries, a.dim, a.n_positions);
   for (int64_t p = 0; p < a.n_positions; p += rows) {
     const int64_t last = HWY_MIN(p + rows, a.n_positions);
@@ -318,7 +319,7 @@ HWY_INLINE void mix_tile(const MixArgs& a, int64_t i0, const Range& part, int64_
   constexpr int kN = kC * kVectors;
   const float* scores = a.scores + i0 * kScoreStride;
   float* o = a.o + i0 * a.o_stride + column;
-  const bool asks = i0 == 0 && a.n_queries > kFewQueries;
+  const bool asks = i0 == 0 && a.asks;
   VF acc[kQ][kN];
 #pragma GCC unroll 4
   for (int i = 0; i < kQ; ++i) {
@@ -384,8 +385,7 @@ void mix_columns(const MixArgs& a, int64_t i, const Range& part, Ahead& ahead) {
 }
 template <int32_t kDtype>
 void mix_as(const MixArgs& a) {
-  Ahead ahead(a.rows, a.first, a.last, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next,
-              a.n_queries);
+  Ahead ahead(a.rows, a.first, a.last, a.dim * static_cast<int64_t>(sizeof(typename Load<kDtype>::T)), a.next, a.asks);
   const bool one_pass = a.n_queries <= (kVectors == 1 ? 2 : 1) && a.dim <= 16 * kWidest;
   const int64_t rows = one_pass ? a.last - a.first : rows_of_part(a.n_queries, a.dim, a.last - a.first);
   for (int64_t p = a.first; p < a.last; p += rows) {
@@ -411,6 +411,11 @@ void blend(float a, float* o, float b, const float* p, int64_t n) {
 }
 
 void fill_attention(Kernels& k) {
+#if HWY_ARCH_X86
+  k.asks_for_few = __builtin_cpu_is("intel");
+#else
+  k.asks_for_few = false;
+#endif
   k.score = score;
   k.softmax = softmax;
   k.mix = mix;

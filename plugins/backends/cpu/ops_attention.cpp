@@ -294,8 +294,8 @@ class Attention {
       const bool last = part.last == seen.last;
       const RowsNext then =
           last ? rows_from(t, a_.v, v_dim_, index, seen) : rows_from(t, a_.k, k_dim_, index, {part.last, seen.last});
-      kernels_.score(
-          {queries, n, s.rows, part.last - part.first, k_dim_, a_.k.dtype, scores + part.first % kPositions, then});
+      kernels_.score({queries, n, s.rows, part.last - part.first, k_dim_, a_.k.dtype, scores + part.first % kPositions,
+                      asks(t), then});
       scores += n * kScoreStride;
     }
     scores = s.scores;
@@ -319,7 +319,7 @@ class Attention {
         while (q + same < n && ranges[q + same].first == ranges[q].first && ranges[q + same].last == ranges[q].last)
           ++same;
         if (same < 4) same = std::min<int64_t>(4, n - q);
-        mix({scores, s.rows, ranges, shrink, o}, q, same, then);
+        mix({scores, s.rows, ranges, shrink, o, asks(t)}, q, same, then);
         q += same;
       }
       scores += n * kScoreStride;
@@ -348,6 +348,7 @@ class Attention {
     const Range* ranges;
     float* shrink;
     float* o;
+    bool asks;
   };
   void mix(const Mix& m, int64_t q, int64_t n, const RowsNext& next) const {
     const Range* ranges = m.ranges;
@@ -366,7 +367,7 @@ class Attention {
   void mix_range(const Mix& m, const Range& r, int64_t q, int64_t n, const RowsNext& next = {}) const {
     if (r.empty()) return;
     kernels_.mix({m.scores + q * kScoreStride, n, m.rows, r.first, r.last, v_dim_, a_.v.dtype, m.o + q * o_stride_,
-                  o_stride_, m.shrink + q, next});
+                  o_stride_, m.shrink + q, m.asks, next});
     std::fill_n(m.shrink + q, n, 1.0F);
   }
 
@@ -398,10 +399,11 @@ class Attention {
     const int64_t n = positions.last - positions.first;
     std::fill_n(rows + n, 16, rows[n - 1]);
   }
+  [[nodiscard]] bool asks(const Task& t) const { return kernels_.asks_for_few || t.chunk.n * head_tile_ > kFewQueries; }
   // The first rows of a unit at some positions, where calls ask ahead.
   [[nodiscard]] RowsNext rows_from(const Task& t, const moe_tensor& cache, int64_t dim, int64_t u,
                                    const Range& positions) const {
-    if (t.chunk.n * head_tile_ <= kFewQueries) return {};
+    if (!asks(t)) return {};
     const Range first{positions.first, std::min(positions.last, positions.first + kRowsAhead)};
     const int64_t row_bytes = cache.strides[0] * cache_bytes(cache);
     each_run(t, cache, unit(u).kv_head, first, [&](const char* from, int64_t at, int64_t n) {
