@@ -14,16 +14,14 @@ inline constexpr int kUnits = 4;  // of a part, a lane
 inline constexpr int kPartUnits = kUnits * 32;
 // Parts of a ring: so many that a multiprocessor has no room for two such blocks. With less the next kernel's blocks
 // crowd on those that are through first (seen: OLMoE's experts in 37 us instead of 29).
+inline constexpr int kParts = 4;
+inline constexpr int kScaleUnits = 8;  // that share a scale, an f32 (kF8)
 template <Format F>
-inline constexpr int kParts = kScaled<F> ? 3 : 4;
-// Bytes of a unit's scale: an f32 (kF8).
+inline constexpr int kPartScales = kScaled<F> ? kPartUnits / kScaleUnits : 0;
 template <Format F>
-inline constexpr int kUnitScale = kScaled<F> ? 4 : 0;
-inline constexpr int kScaleUnits = 8;  // that share a scale
+inline constexpr int kSlotBytes = kPartUnits * 16 + kPartScales<F> * 4;
 template <Format F>
-inline constexpr int kSlotBytes = kPartUnits*(16 + kUnitScale<F>);
-template <Format F>
-inline constexpr int kRingBytes = kParts<F>* kSlotBytes<F>;
+inline constexpr int kRingBytes = kParts* kSlotBytes<F>;
 
 template <Format F, Mode M>
 inline constexpr bool kFits = (F == Format::kF32 && M == Mode::kFma) ||
@@ -261,10 +259,10 @@ class RowStream {
   __device__ __forceinline__ RowStream(char* memory, const WeightView& w, const Next& next)
       : next_(next), n_units_(static_cast<int>(w.row) / kChunk<F> * 4) {
     begin_ = shared_address(memory) + threadIdx.x % 32 * 16;
-    scales_ = shared_address(memory) + kPartUnits * 16 + threadIdx.x % 32 * kUnitScale<F> - begin_;
+    scales_ = shared_address(memory) + kPartUnits * 16 - begin_;
     find_row();
 #pragma unroll 1
-    for (int i = 0; i < kParts<F>; ++i) ask(begin_ + i * kSlotBytes<F>);
+    for (int i = 0; i < kParts; ++i) ask(begin_ + i * kSlotBytes<F>);
     slot_ = begin_;
   }
 
@@ -275,13 +273,13 @@ class RowStream {
     int unit = threadIdx.x % 32;
     int left = n_units_;
     for (; left >= kPartUnits; left -= kPartUnits, unit += kPartUnits) {
-      wait_copies<kParts<F> - 1>();
+      wait();
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) add(u, unit, x, true, sums);
       advance();
     }
     if (left > 0) {
-      wait_copies<kParts<F> - 1>();
+      wait();
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
         const bool there = static_cast<int>(threadIdx.x) % 32 + 32 * u < left;
@@ -298,15 +296,21 @@ class RowStream {
  private:
   __device__ __forceinline__ void add(int u, int unit, const Activations& x, bool there, float (&sums)[kUnits]) const {
     if constexpr (F == Format::kF8) {
-      const uint32_t scale = slot_ + scales_ + u * 32 * kUnitScale<F>;
+      const uint32_t scale = slot_ + scales_ + (32 * u + threadIdx.x % 32) / kScaleUnits * 4;
       sums[u] = add_unit_f8(slot_ + u * 512, scale, x, unit + 32 * u, there, sums[u]);
     } else {
       sums[u] = add_unit<F, M>(slot_ + u * 512, x, unit + 32 * u, sums[u]);
     }
   }
+  // Until the part is there. Scales are the warp's: lanes copy them for each other.
+  __device__ __forceinline__ void wait() const {
+    wait_copies<kParts - 1>();
+    if constexpr (kScaled<F>) __syncwarp();
+  }
   __device__ __forceinline__ void advance() {
+    if constexpr (kScaled<F>) __syncwarp();
     ask(slot_);
-    slot_ = slot_ == begin_ + (kParts<F> - 1) * kSlotBytes<F> ? begin_ : slot_ + kSlotBytes<F>;
+    slot_ = slot_ == begin_ + (kParts - 1) * kSlotBytes<F> ? begin_ : slot_ + kSlotBytes<F>;
   }
 
   __device__ __forceinline__ void find_row() {
@@ -315,14 +319,10 @@ class RowStream {
     if (!next_(row)) return;
     left_ = n_units_;
     from_ = reinterpret_cast<const uint4*>(row.data) + threadIdx.x % 32;
-    if constexpr (kScaled<F>) scale_from_ = row.scales + threadIdx.x % 32 / kScaleUnits * kUnitScale<F>;
+    if constexpr (kScaled<F>) scale_from_ = row.scales + threadIdx.x % 32 * 4;
   }
   __device__ __forceinline__ void copy(uint32_t slot, int u) const {
     copy_async<16>(slot + u * 512, from_ + 32 * u, policy_);
-    if constexpr (kScaled<F>) {
-      copy_async<kUnitScale<F>>(slot + scales_ + u * 32 * kUnitScale<F>,
-                                scale_from_ + u * (32 / kScaleUnits) * kUnitScale<F>, policy_);
-    }
   }
   // Asks for the next part.
   __device__ __forceinline__ void ask(uint32_t slot) {
@@ -335,17 +335,22 @@ class RowStream {
         if (static_cast<int>(threadIdx.x) % 32 + 32 * u < left_) copy(slot, u);
       }
     }
+    if constexpr (kScaled<F>) {
+      const int here = min(kPartScales<F>, (left_ + kScaleUnits - 1) / kScaleUnits);
+      const int lane = static_cast<int>(threadIdx.x) % 32;
+      if (lane < here) copy_async<4>(slot + scales_ + lane * 4, scale_from_, policy_);
+    }
     commit_copies();  // an empty group counts, too
     if (left_ <= 0) return;
     left_ -= kPartUnits;
     from_ += kPartUnits;
-    if constexpr (kScaled<F>) scale_from_ += kPartUnits / kScaleUnits * kUnitScale<F>;
+    if constexpr (kScaled<F>) scale_from_ += kPartScales<F> * 4;
     if (left_ <= 0) find_row();
   }
 
   Next next_;
   uint32_t begin_;   // the lane's first unit in the ring
-  uint32_t scales_;  // from a unit to its scales
+  uint32_t scales_;  // from the lane's first unit of a part to the part's scales
   uint32_t slot_ = 0;
   const uint4* from_ = nullptr;
   const char* scale_from_ = nullptr;
