@@ -256,10 +256,10 @@ class Attention {
       for (int64_t position = begin; position < end;) {
         const int64_t stop = std::min(end, (position / kPositions + blocks_together(t)) * kPositions);
         for (int64_t u = first; u < last; ++u) {
-          const RowsNext next = u + 1 < last         ? rows_from(t, a_.k, k_dim_, u + 1, {position, stop})
-                                : stop < end         ? rows_from(t, a_.k, k_dim_, first, {stop, end})
-                                : last < t.last_unit ? rows_from(t, a_.k, k_dim_, last, {begin, end})
-                                                     : RowsNext{};
+          const Keys next = u + 1 < last         ? Keys{u + 1, {position, stop}}
+                            : stop < end         ? Keys{first, {stop, end}}
+                            : last < t.last_unit ? Keys{last, {begin, end}}
+                                                 : Keys{u, {0, 0}};
           const int64_t slot = (u - t.first_unit) * unit_queries;
           run_blocks(t, u, {position, stop}, next, t.scratch.o + slot * o_stride_, state + slot);
         }
@@ -280,8 +280,11 @@ class Attention {
     return by_head() ? std::min(t.last_unit, (u / head_tiles_ + 1) * head_tiles_) : t.last_unit;
   }
   // Some blocks for the queries of one unit. `next`: what is read after them.
-  void run_blocks(const Task& t, int64_t index, const Range& seen, const RowsNext& next, float* o,
-                  Softmax* state) const {
+  struct Keys {
+    int64_t unit;
+    Range positions;
+  };
+  void run_blocks(const Task& t, int64_t index, const Range& seen, const Keys& next, float* o, Softmax* state) const {
     const Unit u = unit(index);
     const int64_t n = t.chunk.n * u.n_heads;
     if (n == 0) return;
@@ -313,7 +316,8 @@ class Attention {
       kernels_.softmax({scores, n, ranges, scale, a_.soft_cap, state, shrink});
       point_at_rows(t, a_.v, u.kv_head, part, s.rows + part.first % kPositions);
       const bool last = part.last == seen.last;
-      const RowsNext then = last ? next : rows_from(t, a_.v, v_dim_, index, {part.last, seen.last});
+      const RowsNext then = last ? rows_from(t, a_.k, k_dim_, next.unit, next.positions)
+                                 : rows_from(t, a_.v, v_dim_, index, {part.last, seen.last});
       for (int64_t q = 0; q < n;) {
         int64_t same = 1;
         while (q + same < n && ranges[q + same].first == ranges[q].first && ranges[q + same].last == ranges[q].last)
