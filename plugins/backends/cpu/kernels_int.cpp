@@ -247,7 +247,7 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
   // With more arithmetic a line waits in the second-level cache, and is asked for once more, so many bytes ahead: int8
   // of 48 tokens' experts takes 11.1 ms for 13.2. Lines of int4 that are asked for a block ahead have to be in that
   // cache by then: with this distance 10.4 ms for 64 tokens instead of 11.7, with 6 or 9 KiB up to 40 % longer. With
-  // less rows nothing is gained.
+  // fewer rows nothing is gained.
   constexpr bool kFar = How::kAsTheyLie && !kPanelsInTurn && kT > 3;
   constexpr int64_t kAhead = kFar ? 12288 : How::kAhead;
   constexpr int64_t kNear = kFar ? kI4BlockLines * kI8Line * kBlockPanels : kPanelsInTurn && kT > 2 ? 512 : 0;
