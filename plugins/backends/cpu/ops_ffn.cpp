@@ -13,6 +13,9 @@ namespace {
 constexpr int64_t kManyPairs = 256;
 constexpr int64_t kDownBlocks = 2;
 constexpr int64_t kCombined = kDownBlocks * kBlock;  // columns that are summed over a token's experts at a time
+// Blocks of gate that a task of the first pass reads before those of up where there are few rows: from one weight to
+// the other memory is idle for a while.
+constexpr int64_t kUpBlocks = 4;
 
 // A pair is one (token, j): number token * k + j. Pairs are sorted by expert; those of one expert stay in ascending
 // order.
@@ -164,6 +167,10 @@ class Ffn {
     const int64_t n_panels = a_.gate->n_panels;
     int64_t take = task_panels(n_panels, n_active_);
     if (a_.activation == MOE_I8) take = std::max<int64_t>(take, 2);  // 32 elements share a scale
+    int64_t most = 0;
+    for (int64_t a = 0; a < n_active_; ++a) most = std::max(most, n_rows(s_.active[a]));
+    const bool more = most <= kFewRows && take == kBlockPanels;
+    while (more && take < kUpBlocks * kBlockPanels && n_active_ * n_panels >= 8 * n_threads() * take) take *= 2;
     const int64_t tasks = (n_panels + take - 1) / take;
     spread(n_active_ * tasks, 2 * cost(*a_.gate), [&](int64_t task, int32_t) {
       const int64_t panel = task % tasks * take;
@@ -176,25 +183,33 @@ class Ffn {
     alignas(64) float gate[kMaxRows * kBlock];
     alignas(64) float up[kMaxRows * kBlock];
     const void* rows[kMaxRows];
-    const int64_t first = panel * kPanel;
-    const int64_t width = std::min(n_panels * kPanel, a_.width - first);
-    const float* gate_bias = present(a_.gate_bias) ? at(a_.gate_bias, e) + first : nullptr;
-    const float* up_bias = a_.up != nullptr && present(a_.up_bias) ? at(a_.up_bias, e) + first : nullptr;
+    const float* gate_bias = present(a_.gate_bias) ? at(a_.gate_bias, e) : nullptr;
+    const float* up_bias = a_.up != nullptr && present(a_.up_bias) ? at(a_.up_bias, e) : nullptr;
     const RowSet x = is_gathered(e) ? gathered(e) : RowSet();
     const RowSet hidden = this->hidden(e);
     for (int64_t begin = 0; begin < n_rows(e); begin += kMaxRows) {
       const int32_t* pairs = s_.pairs + s_.begin[e] + begin;
       const int64_t m = std::min(kMaxRows, n_rows(e) - begin);
       for (int64_t r = 0; r < m; ++r) rows[r] = is_gathered(e) ? x.row(begin + r) : input_of(pairs[r]);
-      multiply(kernels_, *a_.gate, e, panel, n_panels, x_type_, rows, x.tiles(begin), m, gate);
-      if (a_.up != nullptr) multiply(kernels_, *a_.up, e, panel, n_panels, x_type_, rows, x.tiles(begin), m, up);
-      for (int64_t r = 0; r < m; ++r) {
-        float* g = gate + r * kBlock;
-        float* u = up + r * kBlock;
-        if (gate_bias != nullptr) kernels_.add(1.0F, g, 1.0F, gate_bias, g, width);
-        if (up_bias != nullptr) kernels_.add(1.0F, u, 1.0F, up_bias, u, width);
-        kernels_.activate(gating_, g, a_.up == nullptr ? nullptr : u, g, width);
-        hidden.round(kernels_, a_.activation, g, 1.0F, first, width, begin + r);
+      const auto multiply_all = [&](const moe_weight& w, float* c) {
+        for (int64_t p = 0; p < n_panels; p += kBlockPanels, c += m * kBlock) {
+          const int64_t n = std::min(kBlockPanels, n_panels - p);
+          multiply(kernels_, w, e, panel + p, n, x_type_, rows, x.tiles(begin), m, c);
+        }
+      };
+      multiply_all(*a_.gate, gate);
+      if (a_.up != nullptr) multiply_all(*a_.up, up);
+      float* g = gate;
+      float* u = up;
+      for (int64_t p = 0; p < n_panels; p += kBlockPanels) {
+        const int64_t first = (panel + p) * kPanel;
+        const int64_t width = std::min(std::min(kBlockPanels, n_panels - p) * kPanel, a_.width - first);
+        for (int64_t r = 0; r < m; ++r, g += kBlock, u += kBlock) {
+          if (gate_bias != nullptr) kernels_.add(1.0F, g, 1.0F, gate_bias + first, g, width);
+          if (up_bias != nullptr) kernels_.add(1.0F, u, 1.0F, up_bias + first, u, width);
+          kernels_.activate(gating_, g, a_.up == nullptr ? nullptr : u, g, width);
+          hidden.round(kernels_, a_.activation, g, 1.0F, first, width, begin + r);
+        }
       }
     }
   }
