@@ -17,12 +17,14 @@ bool single_fits(const FfnParams& p);
 cudaError_t launch_single_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
 cudaError_t launch_single_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
 
-// What those call where weights are integers.
+// What those call where weights are integers or kF8.
 namespace single {
-inline bool are_ints(Format format) { return format == Format::kI8 || format == Format::kI4; }
-bool ints_fit(const FfnParams& p);
-cudaError_t launch_ints_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
-cudaError_t launch_ints_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
+inline bool come_in_slices(Format format) {
+  return format == Format::kI8 || format == Format::kI4 || format == Format::kF8;
+}
+bool slices_fit(const FfnParams& p);
+cudaError_t launch_slices_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
+cudaError_t launch_slices_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream);
 }  // namespace single
 
 }  // namespace moe::cuda

@@ -4,8 +4,7 @@
 #include "kernels/gemv_launch.hpp"
 #include "kernels/gemv_norm.cuh"
 #include "kernels/single.hpp"
-#include "kernels/single_ints.cuh"
-#include "kernels/single_rows.cuh"
+#include "kernels/single_slices.cuh"
 
 namespace moe::cuda {
 namespace single {
@@ -80,18 +79,18 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
   const int share = (n_out + warps - 1) / warps;
   const int first = min(n_out, (warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)) * share);
   const int end = min(n_out, first + share);
-  auto next = [&p, end, group, asked = first](WeightRow& row) mutable {
+  auto next = [&p, end, group, asked = first](const uint4*& row) mutable {
     if (asked >= end) return false;
     row = row_of<F>(p.w, group, asked++);
     return true;
   };
   Filling<F, M> filling(p.w, {p.norm_weight, static_cast<int>(p.w.n_in)}, warp, kWarps);
-  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes<F>, p.w, next);
+  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes, p.w, next);
   pdl_launch();
   pdl_wait();
   filling.ask(p.x + group * p.x_group);
   const float factor = normalise<kWarps>(p, sums);
-  char* staged = memory + kWarps * kRingBytes<F>;
+  char* staged = memory + kWarps * kRingBytes;
   filling.finish(staged, factor, p.activation);
   __syncthreads();
   const Activations x = activations_at<F, M>(staged, static_cast<int>(p.w.row));
@@ -103,12 +102,13 @@ __global__ void __launch_bounds__(kWarps * 32) dense_kernel(const __grid_constan
   }
 }
 
-// The same for weights of integers. A block takes neighbouring rows, a warp R at a time, with a ring of P places.
+// The same for weights of integers and kF8. A block takes neighbouring rows, a warp R at a time, with a ring of P
+// places.
 template <Format F, int R, int P>
-__global__ void __launch_bounds__(kIntWarps * 32)
-    int_dense_kernel(const __grid_constant__ MatvecParams p, const Parts parts) {
+__global__ void __launch_bounds__(kWarps * 32)
+    slice_dense_kernel(const __grid_constant__ MatvecParams p, const Parts parts) {
   extern __shared__ __align__(128) char memory[];
-  __shared__ float sums[kIntWarps];
+  __shared__ float sums[kWarps];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const auto group = static_cast<int>(blockIdx.y);
@@ -116,27 +116,27 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   const int first = part_begin(parts, static_cast<int>(blockIdx.x)) + warp;
   const int end = part_begin(parts, static_cast<int>(blockIdx.x) + 1);
   const auto find = [&](int i, Slice& slice) {
-    const int t = first + i * kIntWarps;
+    const int t = first + i * kWarps;
     if (t >= end) return false;
-    slice = slice_of<F>(p.w, static_cast<uint32_t>(group * static_cast<int>(p.w.n_out) + t * R));
+    slice = slice_of<F>(p.w, group, t * R);
     return true;
   };
-  const int ring_bytes = P * R * (row_bytes_of(F, row) + row / 16);
-  IntFilling<4, 1> filling({p.norm_weight, static_cast<int>(p.w.n_in)}, row, warp, kIntWarps);
+  const int ring_bytes = P * slice_bytes_of(F, row, R);
+  SliceFilling<F, 4, 1> filling(p.w, {p.norm_weight, static_cast<int>(p.w.n_in)}, warp, kWarps);
   SliceStream<F, R, P, decltype(find)> stream(memory + warp * ring_bytes, row, find);
   stream.ask(0, P);
   pdl_launch();
   pdl_wait();
   filling.ask(p.x + group * p.x_group);
-  const float factor = normalise<kIntWarps>(p, sums);
-  char* stage = memory + kIntWarps * ring_bytes;
-  filling.finish(stage, factor);
+  const float factor = normalise<kWarps>(p, sums);
+  char* stage = memory + kWarps * ring_bytes;
+  filling.finish(stage, factor, p.activation);
   __syncthreads();
   const int n_segments = segments_of<F>(row);
-  IntPart<F> part;
+  Part<F> part;
   if (n_segments == 1) part.load(stage, row, 0);
 #pragma unroll 1
-  for (int t = first; t < end; t += kIntWarps) {
+  for (int t = first; t < end; t += kWarps) {
     const int o = t * R + lane / (32 / R);
     const Finish finish = ask_finish(p, group, o);
     const char* rows = stream.take();
@@ -151,33 +151,35 @@ __global__ void __launch_bounds__(kIntWarps * 32)
 // Of converted activations.
 constexpr int64_t kMostStageBytes = 48 * 1024;
 
-// Rows of integers in a warp's ring: fewer where they are so long that these do not fit.
-constexpr int kIntRows = 4;
-int int_bytes(const MatvecParams& p, int rows) {
-  return std::max(kLeastBytes, kIntWarps * slice_bytes(p.w, rows) + int_stage_bytes(p.w.row));
+// Rows in a warp's ring: fewer where they are so long that these do not fit.
+constexpr int kSliceRows = 4;
+// Of shared memory, for rings of slices of so many rows.
+int slice_memory(const MatvecParams& p, int rows, int places) {
+  return std::max(kLeastBytes, kWarps * places * slice_bytes(p.w, rows) + stage_bytes_of(p.w.format, p.w.row));
 }
-bool are_long(const MatvecParams& p) { return int_bytes(p, kIntRows) > kMostBytes; }
-bool dense_ints_fit(const MatvecParams& p) {
-  // Slices lie on 16 bytes, with their scales.
-  return p.activation == MOE_I8 && p.w.row % (are_long(p) ? 256 : 128) == 0 && p.w.row <= kMostRow &&
-         p.w.n_out % 2 == 0 && int_bytes(p, are_long(p) ? kIntRows / 2 : kIntRows) <= kMostBytes;
+bool are_long(const MatvecParams& p) { return slice_memory(p, 1, kSliceRows) > kMostBytes; }
+bool dense_slices_fit(const MatvecParams& p) {
+  if (!slices_take(p.w, p.activation)) return false;
+  if (are_long(p)) return slices_lie_even(p.w, 1) && slice_memory(p, 1, kSliceRows / 2) <= kMostBytes;
+  return slices_lie_even(p.w, 2);
 }
 template <Format F, int R, int P>
-cudaError_t launch_ints(const MatvecParams& p, int64_t blocks, cudaStream_t stream) {
-  const LaunchShape shape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.w.n_groups)), kIntWarps * 32,
-                          static_cast<size_t>(int_bytes(p, R * P)), p.pdl};
-  return launch_kernel(int_dense_kernel<F, R, P>, shape, stream, p, parts_of(p.w.n_out / R, blocks));
+cudaError_t launch_slices(const MatvecParams& p, int64_t blocks, cudaStream_t stream) {
+  const LaunchShape shape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.w.n_groups)), kWarps * 32,
+                          static_cast<size_t>(slice_memory(p, R, P)), p.pdl};
+  return launch_kernel(slice_dense_kernel<F, R, P>, shape, stream, p, parts_of(p.w.n_out / R, blocks));
 }
-cudaError_t launch_ints(const MatvecParams& p, cudaStream_t stream) {
+cudaError_t launch_slices(const MatvecParams& p, cudaStream_t stream) {
   int multiprocessors = 0;
   if (const cudaError_t error = count_multiprocessors(&multiprocessors); error != cudaSuccess) return error;
   const int64_t blocks = std::clamp<int64_t>(multiprocessors / p.w.n_groups, 1, p.w.n_out / 2);
   constexpr int kManyRows = 8;  // of a warp
-  return with_ints(p.w.format, [&]<Format F>() {
-    if (are_long(p)) return launch_ints<F, 1, kIntRows / 2>(p, blocks, stream);
+  return with_slices(p.w.format, [&]<Format F>() {
+    if (are_long(p)) return launch_slices<F, 1, kSliceRows / 2>(p, blocks, stream);
     // Where there are few rows a warp takes one at a time, so that all warps have some.
-    const bool two = p.w.n_out >= blocks * kIntWarps * kManyRows || p.w.row % 256 != 0;
-    return two ? launch_ints<F, 2, kIntRows / 2>(p, blocks, stream) : launch_ints<F, 1, kIntRows>(p, blocks, stream);
+    const bool two = p.w.n_out >= blocks * kWarps * kManyRows || !slices_lie_even(p.w, 1);
+    return two ? launch_slices<F, 2, kSliceRows / 2>(p, blocks, stream)
+               : launch_slices<F, 1, kSliceRows>(p, blocks, stream);
   });
 }
 
@@ -187,7 +189,7 @@ cudaError_t launch(const MatvecParams& p, cudaStream_t stream) {
   if (const cudaError_t error = count_multiprocessors(&multiprocessors); error != cudaSuccess) return error;
   const int64_t blocks = std::clamp<int64_t>(multiprocessors / p.w.n_groups, 1, p.w.n_out);
   const LaunchShape shape{dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.w.n_groups)), kWarps * 32,
-                          static_cast<size_t>(kWarps * kRingBytes<F> + activation_bytes<F, M>(p.w.row)), p.pdl};
+                          static_cast<size_t>(kWarps * kRingBytes + activation_bytes<F, M>(p.w.row)), p.pdl};
   return launch_kernel(dense_kernel<F, M>, shape, stream, p);
 }
 
@@ -196,7 +198,7 @@ cudaError_t launch(const MatvecParams& p, cudaStream_t stream) {
 
 bool single_fits(const MatvecParams& p) {
   if (!p.single || p.n != 1 || p.w.n_in == 0 || p.w.n_groups * p.w.n_out > INT32_MAX) return false;
-  if (single::are_ints(p.w.format)) return single::dense_ints_fit(p);
+  if (single::come_in_slices(p.w.format)) return single::dense_slices_fit(p);
   bool fits = false;
   with_product(p.w.format, p.activation, [&]<Format F, Mode M>() {
     fits = single::kFits<F, M> && single::activation_bytes<F, M>(p.w.row) <= single::kMostStageBytes;
@@ -206,7 +208,7 @@ bool single_fits(const MatvecParams& p) {
 }
 
 cudaError_t launch_single(const MatvecParams& p, cudaStream_t stream) {
-  if (single::are_ints(p.w.format)) return single::launch_ints(p, stream);
+  if (single::come_in_slices(p.w.format)) return single::launch_slices(p, stream);
   return with_product(p.w.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
     if constexpr (single::kFits<F, M>) return single::launch<F, M>(p, stream);
     return cudaErrorNotSupported;

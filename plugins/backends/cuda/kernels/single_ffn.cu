@@ -35,15 +35,15 @@ __global__ void __launch_bounds__(kWarps * 32) up_kernel(const __grid_constant__
   const int sharing = by_pairs.divide(static_cast<int>(gridDim.x) - 1 - (block - begin * n)) + 1;  // of this expert
   const int first = warp * sharing + begin;
   const int step = sharing * kWarps;
-  auto next = [&p, both, width, step, e = pair.expert, o = first, of_up = false](WeightRow& row) mutable {
+  auto next = [&p, both, width, step, e = pair.expert, o = first, of_up = false](const uint4*& row) mutable {
     if (o >= width) return false;
     row = row_of<F>(of_up ? p.up : p.gate, e, o);
     of_up = both && !of_up;
     if (!of_up) o += step;
     return true;
   };
-  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes<F>, p.gate, next);
-  char* staged = memory + kWarps * kRingBytes<F>;
+  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes, p.gate, next);
+  char* staged = memory + kWarps * kRingBytes;
   const float factor = p.weight_on == MOE_WEIGHT_ON_INPUT ? weight_of(p, 0, pair.slot) : 1.0F;
   filling.finish(staged, factor, p.activation);
   __syncthreads();
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int step = static_cast<int>(gridDim.x) * kWarps;
   const int first_at = n > 0 ? warp - ByPairs(n).divide(warp) * n : 0;
   const auto turned = [n, first_at](int i) { return first_at + i < n ? first_at + i : first_at + i - n; };
-  auto next = [&p, turned, pairs, n, n_out, step, o = first, i = 0](WeightRow& row) mutable {
+  auto next = [&p, turned, pairs, n, n_out, step, o = first, i = 0](const uint4*& row) mutable {
     if (o >= n_out || n == 0) return false;
     row = row_of<F>(p.down, pairs[turned(i)].expert, o);
     if (++i == n) {
@@ -97,9 +97,9 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
     return true;
   };
-  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes<F>, p.down, next);
+  RowStream<F, M, decltype(next)> stream(memory + warp * kRingBytes, p.down, next);
   pdl_wait();
-  char* staged = memory + kWarps * kRingBytes<F>;
+  char* staged = memory + kWarps * kRingBytes;
   const auto n_row = static_cast<int>(p.down.row);
   const auto per_stage = static_cast<int>(activation_bytes<F, M>(n_row));
   Filling<F, M> filling(p.down, {nullptr, 0}, warp % expert_warps, expert_warps);
@@ -158,7 +158,7 @@ bool single_fits(const FfnParams& p) {
   if (!p.single || p.n != 1 || p.k < 1 || p.k > kMostPairs || p.gate.format != p.down.format) return false;
   if (p.gate.n_in == 0 || p.down.n_in == 0 || p.k * p.down.row > int64_t{1} << 30) return false;
   if (p.gate.n_groups * std::max(p.gate.n_out, p.down.n_out) > INT32_MAX) return false;
-  if (are_ints(p.gate.format)) return ints_fit(p);
+  if (come_in_slices(p.gate.format)) return slices_fit(p);
   bool fits = false;
   with_product(p.gate.format, p.activation, [&]<Format F, Mode M>() {
     fits = kFits<F, M> && up_stage<F, M>(p) <= kMostStageBytes && down_stage<F, M>(p) <= kMostStageBytes;
@@ -168,10 +168,10 @@ bool single_fits(const FfnParams& p) {
 }
 
 cudaError_t launch_single_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
-  if (single::are_ints(p.gate.format)) return single::launch_ints_up(p, hidden, stream);
+  if (single::come_in_slices(p.gate.format)) return single::launch_slices_up(p, hidden, stream);
   return with_product(p.gate.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
     if constexpr (single::kFits<F, M>) {
-      return single::launch(single::up_kernel<F, M>, p, hidden, p.k * p.gate.n_out, single::kRingBytes<F>,
+      return single::launch(single::up_kernel<F, M>, p, hidden, p.k * p.gate.n_out, single::kRingBytes,
                             single::up_stage<F, M>(p), stream);
     }
     return cudaErrorNotSupported;
@@ -179,10 +179,10 @@ cudaError_t launch_single_up(const FfnParams& p, const Hidden& hidden, cudaStrea
 }
 
 cudaError_t launch_single_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
-  if (single::are_ints(p.gate.format)) return single::launch_ints_down(p, hidden, stream);
+  if (single::come_in_slices(p.gate.format)) return single::launch_slices_down(p, hidden, stream);
   return with_product(p.down.format, p.activation, [&]<Format F, Mode M>() -> cudaError_t {
     if constexpr (single::kFits<F, M>) {
-      return single::launch(single::down_kernel<F, M>, p, hidden, p.down.n_out, single::kRingBytes<F>,
+      return single::launch(single::down_kernel<F, M>, p, hidden, p.down.n_out, single::kRingBytes,
                             single::down_stage<F, M>(p), stream, single::warps_of_expert(p.k, single::kWarps));
     }
     return cudaErrorNotSupported;

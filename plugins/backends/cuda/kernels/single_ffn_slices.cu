@@ -1,10 +1,10 @@
-// The experts of one token (single.hpp) with weights of integers.
+// The experts of one token (single.hpp) with weights of integers or kF8.
 #include <algorithm>
 
 #include "kernels/gemv_launch.hpp"
 #include "kernels/single.hpp"
-#include "kernels/single_ints.cuh"
 #include "kernels/single_pairs.cuh"
+#include "kernels/single_slices.cuh"
 
 namespace moe::cuda {
 namespace single {
@@ -19,10 +19,10 @@ constexpr int kPlaces = 2;
 
 // A block takes neighbouring rows of gate and of up over all experts. Shared memory: rings, the token's activations.
 template <Format F, int R>
-__global__ void __launch_bounds__(kIntWarps * 32)
+__global__ void __launch_bounds__(kWarps * 32)
     up_kernel(const __grid_constant__ FfnParams p, const Hidden hidden, const Parts parts, const Divider per_expert) {
   extern __shared__ __align__(128) char memory[];
-  __shared__ Pair pairs_of[kIntWarps][kMostPairs];
+  __shared__ Pair pairs_of[kWarps][kMostPairs];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const auto row = static_cast<int>(p.gate.row);
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   Pair* pairs = pairs_of[warp];
   pdl_wait();
   pdl_launch();  // only now: the next kernel takes it that the ids are there
-  IntFilling<4, 1> filling({nullptr, 0}, row, warp, kIntWarps);
+  SliceFilling<F, 4, 1> filling(p.gate, {nullptr, 0}, warp, kWarps);
   filling.ask(p.x);
   const int n = find_pairs(p, pairs, nullptr);
   if (n == 0) return;
@@ -39,25 +39,24 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   const int end = min(part_begin(parts, static_cast<int>(blockIdx.x) + 1), n * static_cast<int>(per_expert.by));
   const auto row_of = [per_expert](int t, int at) { return (t - at * static_cast<int>(per_expert.by)) * R; };
   const auto find = [&](int i, Slice& slice) {
-    const int t = first + (both ? i / 2 : i) * kIntWarps;
+    const int t = first + (both ? i / 2 : i) * kWarps;
     if (t >= end) return false;
     const int at = divided(t, per_expert);
-    slice = slice_of<F>(both && i % 2 != 0 ? p.up : p.gate,
-                        static_cast<uint32_t>(pairs[at].expert * width + row_of(t, at)));
+    slice = slice_of<F>(both && i % 2 != 0 ? p.up : p.gate, pairs[at].expert, row_of(t, at));
     return true;
   };
-  const int ring_bytes = kPlaces * R * (row_bytes_of(F, row) + row / 16);
+  const int ring_bytes = kPlaces * slice_bytes_of(F, row, R);
   SliceStream<F, R, kPlaces, decltype(find)> stream(memory + warp * ring_bytes, row, find);
   stream.ask(0, 1);
-  char* stage = memory + kIntWarps * ring_bytes;
-  filling.finish(stage, 1.0F);
+  char* stage = memory + kWarps * ring_bytes;
+  filling.finish(stage, 1.0F, p.activation);
   stream.ask(1, kPlaces);
   __syncthreads();
   const int n_segments = segments_of<F>(row);
-  IntPart<F> part;
+  Part<F> part;
   if (n_segments == 1) part.load(stage, row, 0);
 #pragma unroll 1
-  for (int t = first; t < end; t += kIntWarps) {
+  for (int t = first; t < end; t += kWarps) {
     float sums[2 * R] = {};  // of gate, of up
 #pragma unroll 1
     for (int of_up = 0; of_up <= (both ? 1 : 0); ++of_up) {
@@ -82,17 +81,17 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   // What is beyond the width, up to a whole row of the next weight.
   if (static_cast<int>(blockIdx.x) >= n) return;
 #pragma unroll 1
-  for (int k = width + static_cast<int>(threadIdx.x); k < hidden.row; k += kIntWarps * 32)
+  for (int k = width + static_cast<int>(threadIdx.x); k < hidden.row; k += kWarps * 32)
     hidden.data[pairs[blockIdx.x].slot * hidden.row + k] = 0.0F;
 }
 
 // A block takes neighbouring rows of every expert, a warp some of one. Shared memory: rings, the activations of each
 // expert, the sums of each.
 template <Format F, int R>
-__global__ void __launch_bounds__(kIntWarps * 32)
+__global__ void __launch_bounds__(kWarps * 32)
     down_kernel(const __grid_constant__ FfnParams p, const Hidden hidden, const Parts parts, int expert_warps) {
   extern __shared__ __align__(128) char memory[];
-  __shared__ Pair pairs_of[kIntWarps][kMostPairs];
+  __shared__ Pair pairs_of[kWarps][kMostPairs];
   __shared__ float weights[kMostPairs];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -108,21 +107,21 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   const int n_tasks = n * (end - begin) / R;
   const ByPairs by_pairs(n);
   const auto find = [&](int i, Slice& slice) {
-    const int t = warp + i * kIntWarps;
+    const int t = warp + i * kWarps;
     if (t >= n_tasks) return false;
     const int group = by_pairs.divide(t);
-    slice = slice_of<F>(p.down, static_cast<uint32_t>(pairs[t - group * n].expert * n_out + begin + group * R));
+    slice = slice_of<F>(p.down, pairs[t - group * n].expert, begin + group * R);
     return true;
   };
-  const int ring_bytes = kPlaces * R * (row_bytes_of(F, row) + row / 16);
+  const int ring_bytes = kPlaces * slice_bytes_of(F, row, R);
   SliceStream<F, R, kPlaces, decltype(find)> stream(memory + warp * ring_bytes, row, find);
-  char* stages = memory + kIntWarps * ring_bytes;
-  const int stage_bytes = int_stage_bytes(row);
+  char* stages = memory + kWarps * ring_bytes;
+  const int stage_bytes = stage_bytes_of(F, row);
   auto* sums_of = reinterpret_cast<float*>(stages + n * stage_bytes);  // [n][most_rows]
   pdl_wait();
   // Before weights, behind which they would come.
-  IntFilling<8, 2> filling({nullptr, 0}, row, warp % expert_warps, expert_warps);
-  const int at_once = kIntWarps / expert_warps;  // experts
+  SliceFilling<F, 8, 2> filling(p.down, {nullptr, 0}, warp % expert_warps, expert_warps);
+  const int at_once = kWarps / expert_warps;  // experts
   int filled = warp / expert_warps;
   if (filled < n) filling.ask(hidden.data + pairs[filled].slot * hidden.row);
   const int of_block = begin + static_cast<int>(threadIdx.x);
@@ -131,15 +130,15 @@ __global__ void __launch_bounds__(kIntWarps * 32)
   stream.ask(0, kPlaces);
 #pragma unroll 1
   for (; filled < n; filled += at_once) {
-    filling.finish(stages + filled * stage_bytes, 1.0F);
+    filling.finish(stages + filled * stage_bytes, 1.0F, p.activation);
     if (filled + at_once < n) filling.ask(hidden.data + pairs[filled + at_once].slot * hidden.row);
   }
   __syncthreads();
   const int n_segments = segments_of<F>(row);
-  IntPart<F> part;
+  Part<F> part;
   int loaded = -1;  // the expert whose activations `part` has
 #pragma unroll 1
-  for (int t = warp; t < n_tasks; t += kIntWarps) {
+  for (int t = warp; t < n_tasks; t += kWarps) {
     const int group = by_pairs.divide(t);
     const int at = t - group * n;
     const char* rows = stream.take();
@@ -173,7 +172,7 @@ struct Cut {
 template <typename CutOf>
 Cut cut_that_fits(const WeightView& w, int most, CutOf&& cut_of) {
   for (int rows = most; rows > 0; rows /= 2) {
-    if (w.n_out % rows != 0 || rows * w.row % 256 != 0) continue;  // slices lie on 16 bytes, with their scales
+    if (!slices_lie_even(w, rows)) continue;
     Cut cut = cut_of(rows);
     cut.bytes = std::max(kLeastBytes, cut.bytes);
     if (cut.bytes <= kMostBytes) return cut;
@@ -182,15 +181,16 @@ Cut cut_that_fits(const WeightView& w, int most, CutOf&& cut_of) {
 }
 Cut cut_up(const FfnParams& p, int blocks) {
   return cut_that_fits(p.gate, kMostUpRows, [&](int rows) {
-    const int bytes = kIntWarps * kPlaces * slice_bytes(p.gate, rows) + int_stage_bytes(p.gate.row);
+    const int bytes = kWarps * kPlaces * slice_bytes(p.gate, rows) + stage_bytes_of(p.gate.format, p.gate.row);
     return Cut{rows, blocks, parts_of(p.k * (p.gate.n_out / rows), blocks), bytes};
   });
 }
 Cut cut_down(const FfnParams& p, int blocks) {
   return cut_that_fits(p.down, kMostDownRows, [&](int rows) {
     const Parts parts = parts_of(p.down.n_out / rows, blocks);
-    const int bytes = kIntWarps * kPlaces * slice_bytes(p.down, rows) +
-                      static_cast<int>(p.k) * (int_stage_bytes(p.down.row) + (parts.least + 1) * rows * 4);
+    const int bytes =
+        kWarps * kPlaces * slice_bytes(p.down, rows) +
+        static_cast<int>(p.k) * (stage_bytes_of(p.down.format, p.down.row) + (parts.least + 1) * rows * 4);
     return Cut{rows, blocks, parts, bytes};
   });
 }
@@ -207,43 +207,42 @@ cudaError_t with_rows(int rows, Fn&& fn) {
 template <typename... Params, typename... More>
 cudaError_t launch(void (*kernel)(Params...), const Cut& cut, const FfnParams& p, const Hidden& hidden,
                    cudaStream_t stream, More... more) {
-  const LaunchShape shape{dim3(static_cast<unsigned>(cut.blocks)), kIntWarps * 32, static_cast<size_t>(cut.bytes),
-                          p.pdl};
+  const LaunchShape shape{dim3(static_cast<unsigned>(cut.blocks)), kWarps * 32, static_cast<size_t>(cut.bytes), p.pdl};
   return launch_kernel(kernel, shape, stream, p, hidden, cut.parts, more...);
 }
 
 }  // namespace
 
-bool ints_fit(const FfnParams& p) {
-  if (p.activation != MOE_I8 || p.weight_on == MOE_WEIGHT_ON_INPUT) return false;
-  if (p.gate.row > kMostRow || p.down.row > kMostRow) return false;
+bool slices_fit(const FfnParams& p) {
+  if (p.weight_on == MOE_WEIGHT_ON_INPUT) return false;
+  if (!slices_take(p.gate, p.activation) || !slices_take(p.down, p.activation)) return false;
   int blocks = 0;
   if (count_multiprocessors(&blocks) != cudaSuccess) return false;
   const Cut up = cut_up(p, blocks);
   const Cut down = cut_down(p, blocks);
-  if (up.rows == 0 || down.rows == 0 || (down.parts.least + 1) * down.rows > kIntWarps * 32) return false;
+  if (up.rows == 0 || down.rows == 0 || (down.parts.least + 1) * down.rows > kWarps * 32) return false;
   const int64_t per_expert = p.gate.n_out / up.rows;
   return p.k * per_expert * per_expert <= UINT32_MAX;
 }
 
-cudaError_t launch_ints_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
+cudaError_t launch_slices_up(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
   int blocks = 0;
   if (const cudaError_t error = count_multiprocessors(&blocks); error != cudaSuccess) return error;
   const Cut cut = cut_up(p, blocks);
-  return with_ints(p.gate.format, [&]<Format F>() {
+  return with_slices(p.gate.format, [&]<Format F>() {
     return with_rows<kMostUpRows>(cut.rows, [&]<int R>() {
       return launch(up_kernel<F, R>, cut, p, hidden, stream, divider_of(p.gate.n_out / R));
     });
   });
 }
 
-cudaError_t launch_ints_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
+cudaError_t launch_slices_down(const FfnParams& p, const Hidden& hidden, cudaStream_t stream) {
   int blocks = 0;
   if (const cudaError_t error = count_multiprocessors(&blocks); error != cudaSuccess) return error;
   const Cut cut = cut_down(p, blocks);
-  return with_ints(p.down.format, [&]<Format F>() {
+  return with_slices(p.down.format, [&]<Format F>() {
     return with_rows<kMostDownRows>(cut.rows, [&]<int R>() {
-      return launch(down_kernel<F, R>, cut, p, hidden, stream, warps_of_expert(p.k, kIntWarps));
+      return launch(down_kernel<F, R>, cut, p, hidden, stream, warps_of_expert(p.k, kWarps));
     });
   });
 }

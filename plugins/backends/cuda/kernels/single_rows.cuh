@@ -15,19 +15,13 @@ inline constexpr int kPartUnits = kUnits * 32;
 // Parts of a ring: so many that a multiprocessor has no room for two such blocks. With less the next kernel's blocks
 // crowd on those that are through first (seen: OLMoE's experts in 37 us instead of 29).
 inline constexpr int kParts = 4;
-inline constexpr int kScaleUnits = 8;  // that share a scale, an f32 (kF8)
-template <Format F>
-inline constexpr int kPartScales = kScaled<F> ? kPartUnits / kScaleUnits : 0;
-template <Format F>
-inline constexpr int kSlotBytes = kPartUnits * 16 + kPartScales<F> * 4;
-template <Format F>
-inline constexpr int kRingBytes = kParts* kSlotBytes<F>;
+inline constexpr int kPartBytes = kPartUnits * 16;
+inline constexpr int kRingBytes = kParts * kPartBytes;
 
 template <Format F, Mode M>
 inline constexpr bool kFits = (F == Format::kF32 && M == Mode::kFma) ||
                               (F == Format::kBF16 && (M == Mode::kBf16 || M == Mode::kSplit)) ||
-                              (F == Format::kF16 && (M == Mode::kF16 || M == Mode::kSplit)) ||
-                              (F == Format::kF8 && M == Mode::kLifted);
+                              (F == Format::kF16 && (M == Mode::kF16 || M == Mode::kSplit));
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -35,11 +29,6 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 __device__ __forceinline__ uint4 load_shared16(uint32_t at) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
-  return v;
-}
-__device__ __forceinline__ uint32_t load_shared4(uint32_t at) {
-  uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
   return v;
 }
 
@@ -50,7 +39,6 @@ __device__ __forceinline__ uint32_t load_shared4(uint32_t at) {
 struct Activations {
   uint32_t data;  // shared addresses
   uint32_t second;
-  uint32_t scales;
 };
 
 template <Format F, Mode M>
@@ -65,7 +53,7 @@ template <Format F, Mode M>
 __device__ __forceinline__ Activations activations_at(const char* memory, int row) {
   const uint32_t data = shared_address(memory);
   const uint32_t plane = row / kChunk<F> * 4 * 16;
-  return {data, data + plane, data + 2 * plane};
+  return {data, data + plane};
 }
 
 // Converts a row of them by `n_warps` warps, of which this is `warp`. In steps, so that a warp can ask for what it
@@ -206,52 +194,17 @@ __device__ __forceinline__ float add_unit(uint32_t at, const Activations& x, int
   }
 }
 
-// The same of kF8 by the tensor cores, whole warps together: each quad's units are one row of the first operand and one
-// column of the second, so that on the diagonal stands each quad's product with its own activations, which one of its
-// lanes adds; the others add nothing. A chunk is a quad's, and so is its scale; `there`: whether the row has it. (By
-// multiply-adds a unit takes three times as many instructions, and those bound it: experts of one token in 24 us on an
-// H200, whose bytes take 11.)
-__device__ __forceinline__ float add_unit_f8(uint32_t at, uint32_t scale, const Activations& x, int unit, bool there,
-                                             float sum) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int from = there ? unit : lane % 4;  // something to read, which no other quad sees
-  const uint4 w = load_shared16(at);
-  const uint4 v = load_shared16(x.data + from * 16);
-  const uint4 u = load_shared16(x.second + from * 16);
-  float c[4] = {};
-  mma_f16(c, e4m3_to_f16(w.x & 0xFFFFU), 0, e4m3_to_f16(w.x >> 16), 0, v.x, v.y);
-  mma_f16(c, e4m3_to_f16(w.y & 0xFFFFU), 0, e4m3_to_f16(w.y >> 16), 0, v.z, v.w);
-  mma_f16(c, e4m3_to_f16(w.z & 0xFFFFU), 0, e4m3_to_f16(w.z >> 16), 0, u.x, u.y);
-  mma_f16(c, e4m3_to_f16(w.w & 0xFFFFU), 0, e4m3_to_f16(w.w >> 16), 0, u.z, u.w);
-  const float factor = __uint_as_float(load_shared4(scale)) * __uint_as_float(load_shared4(x.scales + from / 4 * 4));
-  const bool mine = there && lane % 4 == lane / 8;
-  return mine ? fmaf(lane / 4 % 2 == 0 ? c[0] : c[1], factor, sum) : sum;
-}
-
 // --- rows
 
-// A row of a weight.
-struct WeightRow {
-  const char* data;
-  const char* scales;
-};
 template <Format F>
-__device__ __forceinline__ WeightRow row_of(const WeightView& w, int group, int row) {
-  const auto n_out = static_cast<int>(w.n_out);
-  const uint32_t n_bytes = static_cast<uint32_t>(w.row) / 8 * static_cast<uint32_t>(element_bits(F));
-  WeightRow r{static_cast<const char*>(w.data) + uint64_t{static_cast<uint32_t>(group * n_out + row)} * n_bytes,
-              nullptr};
-  if constexpr (F == Format::kF8) {
-    constexpr auto kBlock = static_cast<int>(kF8Block);
-    const int blocks = (static_cast<int>(w.n_in) + kBlock - 1) / kBlock;
-    const int block_row = group * ((n_out + kBlock - 1) / kBlock) + row / kBlock;
-    r.scales = static_cast<const char*>(w.scales) + int64_t{block_row} * blocks * 4;
-  }
-  return r;
+__device__ __forceinline__ const uint4* row_of(const WeightView& w, int group, int row) {
+  const uint32_t n_units = static_cast<uint32_t>(w.row) / 32 * (element_bits(F) / 4);
+  const auto at = static_cast<uint32_t>(group * static_cast<int>(w.n_out) + row);
+  return static_cast<const uint4*>(w.data) + uint64_t{at} * n_units;
 }
 
-// The warp's rows, one after the other. next(WeightRow&) gives one after the other, false when there are no more; all
-// have the view's length.
+// The warp's rows, one after the other. next(const uint4*&) gives one after the other, false when there are no more;
+// all have the view's length.
 template <Format F, Mode M, typename Next>
 class RowStream {
  public:
@@ -259,10 +212,9 @@ class RowStream {
   __device__ __forceinline__ RowStream(char* memory, const WeightView& w, const Next& next)
       : next_(next), n_units_(static_cast<int>(w.row) / kChunk<F> * 4) {
     begin_ = shared_address(memory) + threadIdx.x % 32 * 16;
-    scales_ = shared_address(memory) + kPartUnits * 16 - begin_;
     find_row();
 #pragma unroll 1
-    for (int i = 0; i < kParts; ++i) ask(begin_ + i * kSlotBytes<F>);
+    for (int i = 0; i < kParts; ++i) ask(begin_ + i * kPartBytes);
     slot_ = begin_;
   }
 
@@ -273,17 +225,17 @@ class RowStream {
     int unit = threadIdx.x % 32;
     int left = n_units_;
     for (; left >= kPartUnits; left -= kPartUnits, unit += kPartUnits) {
-      wait();
+      wait_copies<kParts - 1>();
 #pragma unroll
-      for (int u = 0; u < kUnits; ++u) add(u, unit, x, true, sums);
+      for (int u = 0; u < kUnits; ++u) sums[u] = add_unit<F, M>(slot_ + u * 512, x, unit + 32 * u, sums[u]);
       advance();
     }
     if (left > 0) {
-      wait();
+      wait_copies<kParts - 1>();
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
-        const bool there = static_cast<int>(threadIdx.x) % 32 + 32 * u < left;
-        if (F == Format::kF8 ? 32 * u < left : there) add(u, unit, x, there, sums);
+        if (static_cast<int>(threadIdx.x) % 32 + 32 * u >= left) continue;
+        sums[u] = add_unit<F, M>(slot_ + u * 512, x, unit + 32 * u, sums[u]);
       }
       advance();
     }
@@ -294,32 +246,17 @@ class RowStream {
   }
 
  private:
-  __device__ __forceinline__ void add(int u, int unit, const Activations& x, bool there, float (&sums)[kUnits]) const {
-    if constexpr (F == Format::kF8) {
-      const uint32_t scale = slot_ + scales_ + (32 * u + threadIdx.x % 32) / kScaleUnits * 4;
-      sums[u] = add_unit_f8(slot_ + u * 512, scale, x, unit + 32 * u, there, sums[u]);
-    } else {
-      sums[u] = add_unit<F, M>(slot_ + u * 512, x, unit + 32 * u, sums[u]);
-    }
-  }
-  // Until the part is there. Scales are the warp's: lanes copy them for each other.
-  __device__ __forceinline__ void wait() const {
-    wait_copies<kParts - 1>();
-    if constexpr (kScaled<F>) __syncwarp();
-  }
   __device__ __forceinline__ void advance() {
-    if constexpr (kScaled<F>) __syncwarp();
     ask(slot_);
-    slot_ = slot_ == begin_ + (kParts - 1) * kSlotBytes<F> ? begin_ : slot_ + kSlotBytes<F>;
+    slot_ = slot_ == begin_ + (kParts - 1) * kPartBytes ? begin_ : slot_ + kPartBytes;
   }
 
   __device__ __forceinline__ void find_row() {
-    WeightRow row;
+    const uint4* row = nullptr;
     left_ = 0;
     if (!next_(row)) return;
     left_ = n_units_;
-    from_ = reinterpret_cast<const uint4*>(row.data) + threadIdx.x % 32;
-    if constexpr (kScaled<F>) scale_from_ = row.scales + threadIdx.x % 32 * 4;
+    from_ = row + threadIdx.x % 32;
   }
   __device__ __forceinline__ void copy(uint32_t slot, int u) const {
     copy_async<16>(slot + u * 512, from_ + 32 * u, policy_);
@@ -335,25 +272,17 @@ class RowStream {
         if (static_cast<int>(threadIdx.x) % 32 + 32 * u < left_) copy(slot, u);
       }
     }
-    if constexpr (kScaled<F>) {
-      const int here = min(kPartScales<F>, (left_ + kScaleUnits - 1) / kScaleUnits);
-      const int lane = static_cast<int>(threadIdx.x) % 32;
-      if (lane < here) copy_async<4>(slot + scales_ + lane * 4, scale_from_, policy_);
-    }
     commit_copies();  // an empty group counts, too
     if (left_ <= 0) return;
     left_ -= kPartUnits;
     from_ += kPartUnits;
-    if constexpr (kScaled<F>) scale_from_ += kPartScales<F> * 4;
     if (left_ <= 0) find_row();
   }
 
   Next next_;
-  uint32_t begin_;   // the lane's first unit in the ring
-  uint32_t scales_;  // from the lane's first unit of a part to the part's scales
+  uint32_t begin_;  // the lane's first unit in the ring
   uint32_t slot_ = 0;
   const uint4* from_ = nullptr;
-  const char* scale_from_ = nullptr;
   int n_units_;
   int left_ = 0;  // units of the row to ask for
   uint64_t policy_ = evict_first();

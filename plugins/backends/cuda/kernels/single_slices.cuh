@@ -1,15 +1,15 @@
-// How a warp multiplies rows of integers with one token's activations, in few instructions: with those of
+// How a warp multiplies rows of integers or kF8 with one token's activations, in few instructions: with those of
 // single_rows.cuh the experts of one token took 18.0 us in int4, whose bytes take 6.2, and 14.2 where no weights were
-// read. Rows that lie together are copied as they lie into shared memory; from there a lane takes whole blocks of 32
-// (kI8: halves), so that it turns one sum, not four, into a float, and keeps their activations in registers.
+// read. Rows that lie together, a slice, are copied as they lie into shared memory; activations stay in registers. Of
+// integers a lane takes whole blocks of 32 (kI8: halves), so that it turns one sum, not four, into a float.
 #pragma once
 
-#include "kernels/gemv_token.cuh"
-#include "kernels/gemv_weight.cuh"
+#include <type_traits>
+
+#include "kernels/single_rows.cuh"
 
 namespace moe::cuda::single {
 
-inline constexpr int kIntWarps = 16;
 inline constexpr int kStepBytes = 512;  // of a row that a warp takes at once
 template <Format F>
 inline constexpr int kSteps = F == Format::kI4 ? 2 : 4;  // whose activations are in registers: 2,048 k
@@ -18,22 +18,48 @@ inline constexpr int kWords = F == Format::kI4 ? 8 : 4;  // of activations a lan
 
 constexpr int row_bytes_of(Format format, int row) { return format == Format::kI4 ? row / 2 : row; }
 
+// Bytes of the scales of a slice of so many rows: kF8 has the same for all of them.
+constexpr int scale_bytes_of(Format format, int row, int rows) {
+  return format == Format::kF8 ? (row / static_cast<int>(kF8Block) * 4 + 15) / 16 * 16 : rows * (row / 16);
+}
+constexpr int slice_bytes_of(Format format, int row, int rows) {
+  return rows * row_bytes_of(format, row) + scale_bytes_of(format, row, rows);
+}
 inline int slice_bytes(const WeightView& w, int rows) {
-  return rows * (row_bytes_of(w.format, static_cast<int>(w.row)) + static_cast<int>(w.row) / 16);
+  return slice_bytes_of(w.format, static_cast<int>(w.row), rows);
+}
+// Whether slices of so many rows, with their scales, lie on 16 bytes in memory.
+inline bool slices_lie_even(const WeightView& w, int rows) {
+  return w.n_out % rows == 0 && (w.format == Format::kF8 || rows * w.row % 256 == 0);
 }
 template <typename Fn>
-auto with_ints(Format format, Fn&& fn) {
-  return format == Format::kI8 ? fn.template operator()<Format::kI8>() : fn.template operator()<Format::kI4>();
+auto with_slices(Format format, Fn&& fn) {
+  switch (format) {
+    case Format::kI8:
+      return fn.template operator()<Format::kI8>();
+    case Format::kI4:
+      return fn.template operator()<Format::kI4>();
+    default:
+      return fn.template operator()<Format::kF8>();
+  }
+}
+// Whether activations are as slices are multiplied with.
+inline bool slices_take(const WeightView& w, int32_t activation) {
+  constexpr int64_t kMostRow = 32768;
+  return activation == (w.format == Format::kF8 ? MOE_BF16 : MOE_I8) && w.row <= kMostRow;
 }
 
 // Shared memory of a block. Two of those that begin on an empty multiprocessor must not fit there: the next kernel's
 // blocks would crowd on those that are free first.
 inline constexpr int kLeastBytes = 118 * 1024;
 inline constexpr int kMostBytes = 224 * 1024;
-inline constexpr int64_t kMostRow = 32768;
 
-// Bytes of shared memory of a row of activations: int8 in order, then a scale (f32) for each 32.
-constexpr int int_stage_bytes(int64_t row) { return static_cast<int>(row + row / 32 * 4); }
+// Bytes of shared memory of a row of activations: int8 in order, then a scale (f32) for each 32; with kF8 as
+// single_rows.cuh says.
+constexpr int stage_bytes_of(Format format, int64_t row) {
+  return static_cast<int>(format == Format::kF8 ? activation_bytes<Format::kF8, Mode::kLifted>(row)
+                                                : row + row / 32 * 4);
+}
 
 // Parts of a number of things, as even as can be: found once by the host, so that no warp divides.
 struct Parts {
@@ -69,8 +95,8 @@ __device__ __forceinline__ int segments_of(int row) {
 template <int N, int kAhead>
 class IntFilling {
  public:
-  __device__ __forceinline__ IntFilling(const NormRow& norm, int row, int warp, int n_warps)
-      : norm_(norm), row_(row), first_(warp * 32 * N), step_(n_warps * 32 * N) {
+  __device__ __forceinline__ IntFilling(const WeightView& w, const NormRow& norm, int warp, int n_warps)
+      : norm_(norm), row_(static_cast<int>(w.row)), first_(warp * 32 * N), step_(n_warps * 32 * N) {
     if (norm_.weight != nullptr) ask_norm(first_);
   }
   __device__ __forceinline__ void ask(const float* x) {
@@ -79,7 +105,7 @@ class IntFilling {
     for (int i = 0; i < kAhead; ++i) ask(i, first_ + i * step_);
   }
   // The caller synchronises.
-  __device__ __forceinline__ void finish(char* stage, float factor) {
+  __device__ __forceinline__ void finish(char* stage, float factor, int32_t /*activation*/) {
 #pragma unroll 1
     for (int base = first_; base < row_; base += kAhead * step_) {
       float values[kAhead][N];
@@ -135,9 +161,13 @@ class IntFilling {
   float4 weights_[kVectors] = {};
 };
 
+// For weights of a format.
+template <Format F, int N, int kAhead>
+using SliceFilling = std::conditional_t<F == Format::kF8, Filling<Format::kF8, Mode::kLifted>, IntFilling<N, kAhead>>;
+
 // A lane's activations of kSteps steps.
 template <Format F>
-struct IntPart {
+struct Part {
   static constexpr int32_t kWhole = 0x4B400000;  // an integer added to it is, as a float, 12,582,912 more than itself
 
   uint32_t x[kSteps<F>][kWords<F>];
@@ -193,9 +223,34 @@ struct IntPart {
   }
 };
 
+// kF8: f16 in the order of the weight's bytes, 16 of a step.
+template <>
+struct Part<Format::kF8> {
+  static constexpr int kCount = kSteps<Format::kF8>;
+
+  uint4 x[kCount][2];
+  float scale[kCount];
+  int n_steps = 0;
+  bool active[kCount];
+
+  __device__ __forceinline__ void load(const char* stage, int row, int segment) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int left = row - segment * kCount * kStepBytes;
+    n_steps = min(kCount, (left + kStepBytes - 1) / kStepBytes);
+#pragma unroll
+    for (int s = 0; s < kCount; ++s) {
+      active[s] = s * kStepBytes + lane * 16 < left;
+      const int at = active[s] ? (segment * kCount + s) * kStepBytes + lane * 16 : 0;
+      x[s][0] = *reinterpret_cast<const uint4*>(stage + at);
+      x[s][1] = *reinterpret_cast<const uint4*>(stage + row + at);
+      scale[s] = *reinterpret_cast<const float*>(stage + 2 * row + at / 64 * 4);
+    }
+  }
+};
+
 // Adds the lane's part of the products of R rows, which lie at `rows` in shared memory, with their scales behind them.
-template <Format F, int R>
-__device__ __forceinline__ void multiply(const char* rows, int row, const IntPart<F>& part, int segment,
+template <int R, Format F>
+__device__ __forceinline__ void multiply(const char* rows, int row, const Part<F>& part, int segment,
                                          float (&sums)[R]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int n_bytes = row_bytes_of(F, row);
@@ -204,8 +259,8 @@ __device__ __forceinline__ void multiply(const char* rows, int row, const IntPar
 #pragma unroll
   for (int j = 0; j < kReads; ++j) {
     at[j] = rows + segment * kSteps<F> * kStepBytes + lane / 4 * 64 +
-            (F == Format::kI4 ? IntPart<F>::turned(j) * 16 + lane % 4 * 4
-                              : (lane % 4 / 2 * 2 + IntPart<F>::turned(j)) * 16 + lane % 2 * 8);
+            (F == Format::kI4 ? Part<F>::turned(j) * 16 + lane % 4 * 4
+                              : (lane % 4 / 2 * 2 + Part<F>::turned(j)) * 16 + lane % 2 * 8);
   }
   constexpr int kScaleBytes = kSteps<F> * (F == Format::kI4 ? 64 : 32);  // of a segment
   const char* scales = rows + R * n_bytes + segment * kScaleBytes;
@@ -214,7 +269,7 @@ __device__ __forceinline__ void multiply(const char* rows, int row, const IntPar
     if (s >= part.n_steps) break;
     // A lane that has nothing of this step reads what it does not use from the row's beginning.
     const int step_at = part.active[s] ? s * kStepBytes : -(lane / 4 * 64);
-    const int scale_at = part.active[s] ? IntPart<F>::block_of(s) * 2 : 0;
+    const int scale_at = part.active[s] ? Part<F>::block_of(s) * 2 : 0;
 #pragma unroll
     for (int r = 0; r < R; ++r) {  // side by side
       const int here = r * n_bytes + step_at;
@@ -243,14 +298,53 @@ __device__ __forceinline__ void multiply(const char* rows, int row, const IntPar
   }
 }
 
+// The same of kF8 by the tensor cores, whole warps together: each quad's 64 bytes of a row are a row of the first
+// operand, those of the next row one eight further on, and its activations a column of the second. On the two diagonals
+// stand a quad's products with its own activations, which one of its lanes adds; the others add nothing.
+template <int R>
+__device__ __forceinline__ void multiply(const char* rows, int row, const Part<Format::kF8>& part, int segment,
+                                         float (&sums)[R]) {
+  constexpr int kCount = kSteps<Format::kF8>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bool adds = lane % 4 == lane / 8;
+  const bool odd = lane / 4 % 2 != 0;
+  const char* scales = rows + R * row + segment * (kCount * kStepBytes / static_cast<int>(kF8Block) * 4);
+#pragma unroll
+  for (int s = 0; s < kCount; ++s) {
+    if (s >= part.n_steps) break;
+    const bool active = part.active[s];
+    const int at = active ? (segment * kCount + s) * kStepBytes + lane * 16 : 0;
+    const float factor = *reinterpret_cast<const float*>(scales + (active ? s * 16 + lane / 8 * 4 : 0)) * part.scale[s];
+#pragma unroll
+    for (int r = 0; r < R; r += 2) {
+      const uint4 a = *reinterpret_cast<const uint4*>(rows + r * row + at);
+      const uint4 b = R > 1 ? *reinterpret_cast<const uint4*>(rows + (r + 1) * row + at) : uint4{};
+      const uint32_t first[4] = {a.x, a.y, a.z, a.w};
+      const uint32_t second[4] = {b.x, b.y, b.z, b.w};
+      const uint4& lo = part.x[s][0];
+      const uint4& hi = part.x[s][1];
+      const uint32_t x[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+      float c[4] = {};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        mma_f16(c, e4m3_to_f16(first[i] & 0xFFFFU), e4m3_to_f16(second[i] & 0xFFFFU), e4m3_to_f16(first[i] >> 16),
+                e4m3_to_f16(second[i] >> 16), x[2 * i], x[2 * i + 1]);
+      }
+      // Without branches: the next instruction is the whole warp's again.
+      sums[r] = adds && active ? fmaf(odd ? c[1] : c[0], factor, sums[r]) : sums[r];
+      if constexpr (R > 1) sums[r + 1] = adds && active ? fmaf(odd ? c[3] : c[2], factor, sums[r + 1]) : sums[r + 1];
+    }
+  }
+}
+
 // The same of whole rows of `n_segments` parts. Where that is one, `part` is loaded only if it is not `loaded`.
 template <Format F, int R>
 __device__ __forceinline__ void multiply_rows(const char* rows, const char* stage, int row, int n_segments, bool loaded,
-                                              IntPart<F>& part, float (&sums)[R]) {
+                                              Part<F>& part, float (&sums)[R]) {
 #pragma unroll 1
   for (int segment = 0; segment < n_segments; ++segment) {
     if (n_segments > 1 || !loaded) part.load(stage, row, segment);
-    multiply<F, R>(rows, row, part, segment, sums);
+    multiply<R>(rows, row, part, segment, sums);
   }
 }
 
@@ -274,17 +368,23 @@ __device__ __forceinline__ float warp_sums(float (&v)[N]) {
   return sum;
 }
 
-// R rows of a weight that lie together.
+// Rows of a weight that lie together, from row `row` of a group on.
 struct Slice {
   const char* data;
   const char* scales;
 };
 template <Format F>
-__device__ __forceinline__ Slice slice_of(const WeightView& w, uint32_t row) {
+__device__ __forceinline__ Slice slice_of(const WeightView& w, int group, int row) {
   const auto elements = static_cast<uint32_t>(w.row);
+  const auto n_out = static_cast<int>(w.n_out);
+  const auto at = static_cast<uint32_t>(group * n_out + row);
   const uint32_t n_bytes = F == Format::kI4 ? elements / 2 : elements;
-  return {static_cast<const char*>(w.data) + uint64_t{row} * n_bytes,
-          static_cast<const char*>(w.scales) + uint64_t{row} * (elements / 16)};
+  constexpr auto kBlock = static_cast<int>(kF8Block);
+  const uint32_t scale_row =
+      F == Format::kF8 ? static_cast<uint32_t>(group * ((n_out + kBlock - 1) / kBlock) + row / kBlock) : at;
+  return {
+      static_cast<const char*>(w.data) + uint64_t{at} * n_bytes,
+      static_cast<const char*>(w.scales) + uint64_t{scale_row} * (F == Format::kF8 ? elements / 32 : elements / 16)};
 }
 
 // A warp's slices, one after the other, through a ring of P. find(i, Slice&): the warp's i-th; false when there are no
@@ -314,7 +414,7 @@ class SliceStream {
   }
 
  private:
-  [[nodiscard]] __device__ __forceinline__ int bytes() const { return R * (row_bytes_of(F, row_) + row_ / 16); }
+  [[nodiscard]] __device__ __forceinline__ int bytes() const { return slice_bytes_of(F, row_, R); }
   __device__ __forceinline__ void copy(uint32_t to, const char* from, int n_bytes) const {
 #pragma unroll 4
     for (int at = static_cast<int>(threadIdx.x) % 32 * 16; at < n_bytes; at += 512)
@@ -326,7 +426,14 @@ class SliceStream {
       const int data_bytes = R * row_bytes_of(F, row_);
       const uint32_t to = to_ + place * bytes();
       copy(to, slice.data, data_bytes);
-      copy(to + data_bytes, slice.scales, bytes() - data_bytes);
+      if constexpr (F == Format::kF8) {  // these lie on 4 bytes only
+        const int n_bytes = row_ / static_cast<int>(kF8Block) * 4;
+#pragma unroll 1
+        for (int at = static_cast<int>(threadIdx.x) % 32 * 4; at < n_bytes; at += 128)
+          copy_async<4>(to + data_bytes + at, slice.scales + at, policy_);
+      } else {
+        copy(to + data_bytes, slice.scales, bytes() - data_bytes);
+      }
     }
     commit_copies();  // an empty group counts, too
   }
