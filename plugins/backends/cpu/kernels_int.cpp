@@ -208,31 +208,59 @@ struct IntF32Rows {
 };
 
 #if HWY_TARGET == HWY_AVX3
-// How a product reads weights, which come from memory for its first rows: asked for kAhead bytes before their use,
-// every kEvery-th line, or all where it does not take them in the order in which they lie.
+// How a product reads weights, which come from memory for its first rows: `ahead` of their use they are asked for,
+// every `every`-th line, or all where it does not take them in the order in which they lie.
+struct Asking {
+  int64_t ahead;
+  int every;
+  _mm_hint to;
+  int64_t again;  // and once more, so near, to the first-level cache; 0: not
+};
+constexpr int64_t kI4BlocksBytes = kI4BlockLines * kI8Line * kBlockPanels;
+
 struct OnIntel {
   // Not 4 KiB: those are the sets of the first-level cache that are in use (experts of the OLMoE shape in int4, two
   // cores of a server: 25.9 GB/s, with this 27.7).
-  static constexpr int64_t kAhead = 2048;
-  static constexpr int kEvery = 1;
-  static constexpr auto kTo = _MM_HINT_T0;
+  static constexpr Asking asking(Format, int /*rows*/) { return {2048, 1, _MM_HINT_T0, 0}; }
   // int8 panel by panel, as they lie: neither better nor worse. The halves of an int4 line one after the other: a tenth
   // slower.
   static constexpr bool kAsTheyLie = false;
   static constexpr bool kHoldsBack = false;
+  // Panels whose sums are in registers at the same time.
+  static constexpr int together(Format, int rows, int panels) { return rows > 2 ? 1 : panels; }
 };
-struct OnOthers {
-  // They look ahead by themselves, and a line in four keeps them going over the end of a page: Zen 4 reads int8 at 45
-  // GB/s without asking, at 53 with this, at 42 with every line to the first-level cache.
-  static constexpr int64_t kAhead = 3072;
-  static constexpr int kEvery = 4;
-  static constexpr auto kTo = _MM_HINT_T1;
+// AMD's of family 19h with AVX-512. They look ahead by themselves, and a line in four keeps them going over the end of
+// a page: int8 at 45 GB/s without asking, at 53 with this, at 42 with every line to the first-level cache.
+struct OnZen4 {
+  // With more arithmetic a line waits in the second-level cache, and is asked for once more: int8 of 48 tokens' experts
+  // takes 11.1 ms for 13.2. Lines of int4 that are asked for a block ahead have to be in that cache by then: with this
+  // distance 10.4 ms for 64 tokens instead of 11.7, with 6 or 9 KiB up to 40 % longer. With fewer rows nothing is
+  // gained.
+  static constexpr Asking asking(Format format, int rows) {
+    if (format == Format::kI8) return {3072, 4, _MM_HINT_T1, rows > 2 ? 512 : 0};
+    return rows > 3 ? Asking{12288, 1, _MM_HINT_T1, kI4BlocksBytes} : Asking{3072, rows > 2 ? 1 : 4, _MM_HINT_T1, 0};
+  }
   // Twice as fast for int8, a fifth for int4.
   static constexpr bool kAsTheyLie = true;
   // Of int8 with one row the processor executes so far ahead of memory that its own looking ahead does worse: four
   // instructions more a line that do nothing, and two threads read 99 % of what memory gives instead of 92 in the slow
   // mode, 90 instead of 87 in the fast one (two to twelve do the same; int4 has enough to do).
   static constexpr bool kHoldsBack = true;
+  static constexpr int together(Format format, int rows, int panels) {
+    return format == Format::kI8 || rows > 2 ? 1 : panels;
+  }
+};
+// Measured on Zen 5, where holding back halves int8.
+struct OnOthers {
+  static constexpr Asking asking(Format, int /*rows*/) { return {8192, 1, _MM_HINT_T1, 2048}; }
+  static constexpr bool kAsTheyLie = true;
+  static constexpr bool kHoldsBack = false;
+  // With two dot products and two loads a cycle, a row's bytes are to be loaded once for two panels where there are
+  // many: experts of 512 tokens in int8 43 ms for 50, in int4 40 for 45.
+  static constexpr int together(Format format, int rows, int panels) {
+    if (format == Format::kI8) return rows > 4 && panels > 1 ? 2 : 1;
+    return rows > 2 && panels > 1 ? 2 : (rows > 2 ? 1 : panels);
+  }
 };
 
 // As multiply_i8, with the processor's dot product of bytes.
@@ -246,17 +274,9 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
   }
   const BlockPlace place = block_place(W::kFormat, step_bytes);
   constexpr bool kPanelsInTurn = How::kAsTheyLie && W::kFormat == Format::kI8;
-  // Panels whose sums are in registers at the same time.
-  constexpr int kTogether = kPanelsInTurn || kT > 2 ? 1 : kR;
+  constexpr int kTogether = How::together(W::kFormat, kT, kR);
   constexpr int kSteps = kR / kTogether;
-  // With more arithmetic a line waits in the second-level cache, and is asked for once more, so many bytes ahead: int8
-  // of 48 tokens' experts takes 11.1 ms for 13.2. Lines of int4 that are asked for a block ahead have to be in that
-  // cache by then: with this distance 10.4 ms for 64 tokens instead of 11.7, with 6 or 9 KiB up to 40 % longer. With
-  // fewer rows nothing is gained.
-  constexpr bool kFar = How::kAsTheyLie && !kPanelsInTurn && kT > 3;
-  constexpr int64_t kAhead = kFar ? 12288 : How::kAhead;
-  constexpr int64_t kNear = kFar ? kI4BlockLines * kI8Line * kBlockPanels : kPanelsInTurn && kT > 2 ? 512 : 0;
-  constexpr int kEvery = kPanelsInTurn || kTogether == kR ? How::kEvery : 1;
+  constexpr Asking kAsking = How::asking(W::kFormat, kT);
   const I8Block* x[kT];
   for (int t = 0; t < kT; ++t) x[t] = static_cast<const I8Block*>(rows[t]) + k0 / kI8BlockElements;
   __m512 acc[kT][kR];
@@ -296,8 +316,8 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
 #pragma GCC unroll 16
         for (int r = 0; r < kTogether; ++r) {
           const char* line = group + r * panel_bytes + j % W::kGroupLines * place.line_bytes;
-          if (j < W::kGroupLines && j % kEvery == 0) _mm_prefetch(line + kAhead, How::kTo);
-          if (kNear != 0 && j < W::kGroupLines) _mm_prefetch(line + kNear, _MM_HINT_T0);
+          if (j < W::kGroupLines && j % kAsking.every == 0) _mm_prefetch(line + kAsking.ahead, kAsking.to);
+          if (kAsking.again != 0 && j < W::kGroupLines) _mm_prefetch(line + kAsking.again, _MM_HINT_T0);
           if (How::kHoldsBack && kPanelsInTurn && kT == 1) asm volatile("nop\n\tnop\n\tnop\n\tnop");
           bytes[r] = W::bytes(VU{_mm512_load_si512(line)}, j).raw;
         }
@@ -310,7 +330,9 @@ __attribute__((target(HWY_TARGET_STR ",avx512vnni"))) void multiply_vnni(const c
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kTogether; ++r) {
-        if (kEvery == 1 && g == 0) _mm_prefetch(panel + place.scales() + r * panel_bytes + kAhead, How::kTo);
+        if (kAsking.every == 1 && g == 0) {
+          _mm_prefetch(panel + place.scales() + r * panel_bytes + kAsking.ahead, kAsking.to);
+        }
         const __m512 scale = scales_of(panel + r * panel_bytes, place, g, 0).raw;
 #pragma GCC unroll 16
         for (int t = 0; t < kT; ++t) {
@@ -352,7 +374,9 @@ void fill(ProductFn (&product)[kRowTypes], const Features& features) {
 #if HWY_TARGET == HWY_AVX3
   if (features.int8_dot) {
     product[static_cast<int>(RowType::kI8)] =
-        __builtin_cpu_is("intel") ? vnni_product<W, OnIntel> : vnni_product<W, OnOthers>;
+        __builtin_cpu_is("intel")
+            ? vnni_product<W, OnIntel>
+            : (__builtin_cpu_is("amdfam19h") ? vnni_product<W, OnZen4> : vnni_product<W, OnOthers>);
   }
 #else
   (void)features;
