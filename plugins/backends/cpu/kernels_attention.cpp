@@ -412,7 +412,7 @@ void blend(float a, float* o, float b, const float* p, int64_t n) {
 
 void fill_attention(Kernels& k) {
 #if HWY_ARCH_X86
-  k.asks_for_few = __builtin_cpu_is("intel");
+  k.asks_for_few = !__builtin_cpu_is("amdfam19h");
 #else
   k.asks_for_few = false;
 #endif

@@ -252,7 +252,11 @@ struct OnZen4 {
 };
 // Measured on Zen 5, where holding back halves int8.
 struct OnOthers {
-  static constexpr Asking asking(Format, int /*rows*/) { return {8192, 1, _MM_HINT_T1, 2048}; }
+  // int4 straight to the first-level cache: one row 0.90 of the time, three and six as much, four 1.10.
+  static constexpr Asking asking(Format format, int rows) {
+    if (format == Format::kI8) return {8192, 1, _MM_HINT_T1, 2048};
+    return rows == 4 ? Asking{12288, 1, _MM_HINT_T1, kI4BlocksBytes} : Asking{6144, 1, _MM_HINT_T0, 2048};
+  }
   static constexpr bool kAsTheyLie = true;
   static constexpr bool kHoldsBack = false;
   // With two dot products and two loads a cycle, a row's bytes are to be loaded once for two panels where there are
