@@ -15,7 +15,7 @@ constexpr int64_t kDownBlocks = 2;
 constexpr int64_t kCombined = kDownBlocks * kBlock;  // columns that are summed over a token's experts at a time
 // Blocks of gate that a task of the first pass reads before those of up where there are few rows: from one weight to
 // the other memory is idle for a while.
-constexpr int64_t kUpBlocks = 4;
+constexpr int64_t kUpBlocks = 8;
 
 // A pair is one (token, j): number token * k + j. Pairs are sorted by expert; those of one expert stay in ascending
 // order.
