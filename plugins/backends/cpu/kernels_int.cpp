@@ -213,7 +213,7 @@ struct IntF32Rows {
 struct Asking {
   int64_t ahead;
   int every;
-  _mm_hint to;
+  decltype(_MM_HINT_T0) to;
   int64_t again;  // and once more, so near, to the first-level cache; 0: not
 };
 constexpr int64_t kI4BlocksBytes = kI4BlockLines * kI8Line * kBlockPanels;
