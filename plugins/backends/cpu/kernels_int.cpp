@@ -36,9 +36,9 @@ struct Int4 {
   }
 };
 template <typename W>
-HWY_INLINE VU bytes_of(const char* group, BlockPlace place, int j, int v) {
+HWY_INLINE VU line_of(const char* group, BlockPlace place, int j, int v) {
   const char* line = group + j % W::kGroupLines * place.line_bytes;
-  return W::bytes(hn::Load(DU(), reinterpret_cast<const uint32_t*>(line) + v * kLanes), j);
+  return hn::Load(DU(), reinterpret_cast<const uint32_t*>(line) + v * kLanes);
 }
 HWY_INLINE VF scales_of(const char* block, BlockPlace place, int group, int v) {
   return load_f16(reinterpret_cast<const uint16_t*>(block + place.scales()) + group * 16 + v * kLanes);
@@ -47,7 +47,7 @@ HWY_INLINE VF scales_of(const char* block, BlockPlace place, int group, int v) {
 // sum + the products of four unsigned bytes a lane with the four signed bytes of x, exactly.
 HWY_INLINE VI dot4(VI sum, VU bytes, int32_t x) {
   const DI d;
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+#if HWY_TARGET == HWY_AVX3
   const hn::Repartition<int16_t, DI> d16;
   const auto w = hn::BitCast(d16, bytes);
   const auto both = hn::BitCast(d16, hn::Set(d, x));
@@ -69,6 +69,52 @@ HWY_INLINE VI dot4(VI sum, VU bytes, int32_t x) {
   return hn::Add(sum, byte(hn::ShiftRight<24>(bytes), 3));
 #endif
 }
+
+// Products of four unsigned and four signed bytes a lane, neighbours added in 16 bits. int4 adds a group's eight there,
+// which come to 2 * 8 * 15 * 128 at most, where dot4 needs 32 bits each time.
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+template <typename W>
+inline constexpr bool kAddsPairs = W::kFormat == Format::kI4;
+using DP = hn::Repartition<int16_t, DI>;
+using VP = hn::Vec<DP>;
+HWY_INLINE VP no_pairs() { return hn::Zero(DP()); }
+HWY_INLINE VP add_pairs(VP pairs, VU bytes, int32_t x) {
+#if HWY_TARGET == HWY_AVX2
+  return hn::Add(pairs, VP{_mm256_maddubs_epi16(bytes.raw, _mm256_set1_epi32(x))});
+#else
+  return hn::Add(pairs, VP{_mm512_maddubs_epi16(bytes.raw, _mm512_set1_epi32(x))});
+#endif
+}
+HWY_INLINE VI add_sums(VI sum, VP pairs) {
+#if HWY_TARGET == HWY_AVX2
+  return hn::Add(sum, VI{_mm256_madd_epi16(pairs.raw, _mm256_set1_epi16(1))});
+#else
+  return hn::Add(sum, VI{_mm512_madd_epi16(pairs.raw, _mm512_set1_epi16(1))});
+#endif
+}
+#else
+template <typename W>
+inline constexpr bool kAddsPairs = false;
+using VP = VI;
+HWY_INLINE VP no_pairs() { return hn::Zero(DI()); }
+HWY_INLINE VP add_pairs(VP pairs, VU bytes, int32_t x) { return dot4(pairs, bytes, x); }
+HWY_INLINE VI add_sums(VI sum, VP pairs) { return hn::Add(sum, pairs); }
+#endif
+
+// Where there is an instruction that takes the signs of others, int8 is not made unsigned: |w| times x with the sign of
+// w, of which two come to 2 * 128 * 127 at most.
+#if HWY_TARGET == HWY_AVX2
+template <typename W>
+inline constexpr bool kTakesSigns = W::kFormat == Format::kI8;
+HWY_INLINE VI dot4_signed(VI sum, VU line, int32_t x) {
+  const __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(x), line.raw);
+  return add_sums(sum, VP{_mm256_maddubs_epi16(_mm256_abs_epi8(line.raw), signed_x)});
+}
+#else
+template <typename W>
+inline constexpr bool kTakesSigns = false;
+HWY_INLINE VI dot4_signed(VI sum, VU bytes, int32_t x) { return dot4(sum, bytes, x); }
+#endif
 
 HWY_INLINE int32_t load_i32(const void* p) {
   int32_t x;
@@ -105,19 +151,46 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
 #pragma GCC unroll 16
       for (int t = 0; t < kT; ++t) {
         const auto& x = static_cast<const I8Block*>(rows[t])[b];
-        const VI start = hn::ShiftLeft<W::kShift>(hn::Set(DI(), x.minus_sum[g]));
+        const VI start = kTakesSigns<W> ? hn::Zero(DI()) : hn::ShiftLeft<W::kShift>(hn::Set(DI(), x.minus_sum[g]));
 #pragma GCC unroll 16
         for (int r = 0; r < kSums; ++r) sum[t][r] = start;
       }
       const char* group = panel + place.group(g);
-      for (int j = 0; j < 8; ++j) {
+      VP pairs[kT][kAddsPairs<W> ? kSums : 1];
+      if constexpr (kAddsPairs<W>) {
 #pragma GCC unroll 16
-        for (int r = 0; r < kSums; ++r) {
-          const VU bytes = bytes_of<W>(group + r / kVectors * panel_bytes, place, j, r % kVectors);
+        for (int t = 0; t < kT; ++t) {
 #pragma GCC unroll 16
-          for (int t = 0; t < kT; ++t) {
-            sum[t][r] = dot4(sum[t][r], bytes, load_i32(static_cast<const I8Block*>(rows[t])[b].q + 32 * g + 4 * j));
+          for (int r = 0; r < kSums; ++r) pairs[t][r] = no_pairs();
+        }
+      }
+#pragma GCC unroll 2
+      for (int part_of_line = 0; part_of_line < 8 / W::kGroupLines; ++part_of_line) {
+        for (int at = 0; at < W::kGroupLines; ++at) {
+          const int j = part_of_line * W::kGroupLines + at;
+#pragma GCC unroll 16
+          for (int r = 0; r < kSums; ++r) {
+            const VU line = line_of<W>(group + r / kVectors * panel_bytes, place, j, r % kVectors);
+            const VU bytes = kTakesSigns<W> ? line : W::bytes(line, j);
+#pragma GCC unroll 16
+            for (int t = 0; t < kT; ++t) {
+              const int32_t x = load_i32(static_cast<const I8Block*>(rows[t])[b].q + 32 * g + 4 * j);
+              if constexpr (kAddsPairs<W>) {
+                pairs[t][r] = add_pairs(pairs[t][r], bytes, x);
+              } else if constexpr (kTakesSigns<W>) {
+                sum[t][r] = dot4_signed(sum[t][r], bytes, x);
+              } else {
+                sum[t][r] = dot4(sum[t][r], bytes, x);
+              }
+            }
           }
+        }
+      }
+      if constexpr (kAddsPairs<W>) {
+#pragma GCC unroll 16
+        for (int t = 0; t < kT; ++t) {
+#pragma GCC unroll 16
+          for (int r = 0; r < kSums; ++r) sum[t][r] = add_sums(sum[t][r], pairs[t][r]);
         }
       }
 #pragma GCC unroll 16
@@ -167,7 +240,8 @@ void multiply_int_f32(const char* w, int64_t panel_bytes, int64_t step_bytes, co
       VF weight[kN];
 #pragma GCC unroll 16
       for (int r = 0; r < kN; ++r) {
-        const VU bytes = bytes_of<W>(group + r / kVectors * panel_bytes, place, static_cast<int>(j / 4), r % kVectors);
+        const int step = static_cast<int>(j / 4);
+        const VU bytes = W::bytes(line_of<W>(group + r / kVectors * panel_bytes, place, step, r % kVectors), step);
         const VU byte = hn::And(hn::ShiftRightSame(bytes, static_cast<int>(j % 4 * 8)), hn::Set(DU(), 0xffU));
         weight[r] = hn::ConvertTo(d, hn::Sub(hn::BitCast(DI(), byte), hn::Set(DI(), 1 << W::kShift)));
       }
