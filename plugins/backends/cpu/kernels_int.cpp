@@ -122,6 +122,14 @@ HWY_INLINE int32_t load_i32(const void* p) {
   return x;
 }
 
+// Weights come from memory for the first rows: those some KiB ahead into the second-level cache, once more near their
+// use into the first. On AVX2 (a Zen 5) experts of one row take 0.65 of the time in int8 and 0.73 in int4, of eight
+// rows 0.8.
+HWY_INLINE void ask_ahead(const char* line) {
+  __builtin_prefetch(line + 8192, 0, 2);
+  __builtin_prefetch(line + 2048, 0, 3);
+}
+
 // One register tile over the blocks of k in [k0, k1), integer activations. Weights are taken in the order in which they
 // lie: int8 panel by panel.
 template <typename W, int kT, int kR>
@@ -170,7 +178,9 @@ void multiply_i8(const char* w, int64_t panel_bytes, int64_t step_bytes, const v
           const int j = part_of_line * W::kGroupLines + at;
 #pragma GCC unroll 16
           for (int r = 0; r < kSums; ++r) {
-            const VU line = line_of<W>(group + r / kVectors * panel_bytes, place, j, r % kVectors);
+            const char* lines = group + r / kVectors * panel_bytes;
+            if (part_of_line == 0 && r % kVectors == 0) ask_ahead(lines + at * place.line_bytes);
+            const VU line = line_of<W>(lines, place, j, r % kVectors);
             const VU bytes = kTakesSigns<W> ? line : W::bytes(line, j);
 #pragma GCC unroll 16
             for (int t = 0; t < kT; ++t) {
