@@ -264,7 +264,6 @@ void EngineImpl::note_starts(Clock::time_point now) {
 
 // Whether every token that this step gives is the largest of its row, and nobody asks for more.
 bool EngineImpl::wants_largest_only() {
-  if (!model_->logits_are_far()) return false;
   const auto chain = this->chain();
   return std::ranges::all_of(scheduler_.scheduled(), [&](const Sequence* s) {
     const bool sampled = s->n_pending() == s->n_scheduled;

@@ -55,7 +55,6 @@ class LoadedModel final : public Model {
                                     Host& host);
   moe::Result<float*> forward(const Batch& batch) override;
   moe::Result<const int32_t*> forward_to_largest(const Batch& batch) override;
-  [[nodiscard]] bool logits_are_far() const override { return !main_->device().host_visible(); }
   PlanView plan(int64_t moe_layer) override;
   moe::Result<std::span<const float>> plan_weights(int64_t moe_layer) override;
   std::vector<Device*> devices() override {
@@ -65,6 +64,8 @@ class LoadedModel final : public Model {
   }
 
  private:
+  // Whether the host does not see the memory that logits are in.
+  [[nodiscard]] bool results_are_far() const { return !main_->device().host_visible(); }
   moe::Result<StepDevice*> device_named(const std::string& name, const Settings& settings, Host& host);
   [[nodiscard]] MemoryNeeds needs_of(const EngineSettings& e) const;
   moe::Result<int64_t> cache_tokens(const Settings& settings) const;
@@ -288,7 +289,6 @@ moe::Status LoadedModel::build_head(BuildContext& ctx) {
   MOE_TRY(normed_head_.find(*main_, output_norm_, head_op_, head_args_, false));
   gathered_slot_ = main_->scratch().request("gathered", static_cast<uint64_t>(rows * d) * 4);
   logits_slot_ = main_->scratch().request("logits", static_cast<uint64_t>(rows * spec_.n_vocab) * 4);
-  if (!logits_are_far()) return {};
   largest_args_ = moe::op_args<moe_argmax_args>();
   largest_args_.x = head_args_.out;
   MOE_ASSIGN(largest_, main_->device().alloc(static_cast<uint64_t>(rows) * 4));
@@ -344,7 +344,7 @@ moe::Status LoadedModel::build(const Settings& settings, ModelFiles& files, std:
   for (auto& d : step_devices_) {
     MOE_TRY(d->allocate(limits_, spec_.d_model));
   }
-  if (logits_are_far()) {
+  if (results_are_far()) {
     MOE_ASSIGN(host_largest_, main_->device().alloc_host(static_cast<uint64_t>(max_logit_rows_) * 4));
     MOE_ASSIGN(host_logits_, main_->device().alloc_host(static_cast<uint64_t>(max_logit_rows_ * spec_.n_vocab) * 4));
   }
@@ -482,9 +482,8 @@ moe::Status LoadedModel::run(StepRecorder& recorder, bool largest) {
 moe::Status LoadedModel::fetch_results(bool largest) {
   for (auto& d : step_devices_) MOE_TRY(d->start_download_decisions());
   const auto rows = static_cast<uint64_t>(main_->n_logit_rows());
-  if (largest) {
-    MOE_TRY(main_->device().start_download(host_largest_.data(), largest_.data(), rows * 4));
-  } else if (logits_are_far()) {
+  if (results_are_far() && largest) MOE_TRY(main_->device().start_download(host_largest_.data(), largest_.data(), rows * 4));
+  if (results_are_far() && !largest) {
     MOE_TRY(main_->device().start_download(host_logits_.data(), logits().data, rows * static_cast<uint64_t>(spec_.n_vocab) * 4));
   }
   for (auto& d : step_devices_) {
@@ -516,12 +515,12 @@ moe::Status LoadedModel::step(const Batch& batch, bool largest) {
 
 moe::Result<float*> LoadedModel::forward(const Batch& batch) {
   MOE_TRY(step(batch, false));
-  return static_cast<float*>(logits_are_far() ? host_logits_.data() : logits().data);
+  return static_cast<float*>(results_are_far() ? host_logits_.data() : logits().data);
 }
 
 moe::Result<const int32_t*> LoadedModel::forward_to_largest(const Batch& batch) {
   MOE_TRY(step(batch, true));
-  return static_cast<const int32_t*>(host_largest_.data());
+  return static_cast<const int32_t*>((results_are_far() ? host_largest_ : largest_).data());
 }
 
 Model::PlanView LoadedModel::plan(int64_t moe_layer) {

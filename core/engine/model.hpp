@@ -55,8 +55,6 @@ class Model {
 
   // The same step, but only the lowest index of each row's largest logit reaches the host, -1 where nothing may be chosen (MOE_OP_ARGMAX).
   virtual moe::Result<const int32_t*> forward_to_largest(const Batch& batch) = 0;
-  // Whether that is worth asking for: the logits are in memory that the host does not see.
-  [[nodiscard]] virtual bool logits_are_far() const = 0;
 
   // The last step's decisions of MoE layer i (counted among MoE layers), in host memory: ids [n, k]; ids from count on are -1. Valid until the
   // next call of any of these.

@@ -439,55 +439,49 @@ TEST(Refused, a_wrong_request_is_refused_with_what_is_wrong) {
   EXPECT_EQ(sink.n_ends, 0);
 }
 
-// A model whose logits are in memory that the host does not see, as far as the engine knows.
-class FarModel final : public Model {
+// Counts what the engine asks of a model.
+class CountedModel final : public Model {
  public:
   struct Calls {
     int whole = 0;
     int largest = 0;
     bool broken = false;  // every row
   };
-  FarModel(std::shared_ptr<Model> near, Calls& calls) : near_(std::move(near)), calls_(calls) {
-    spec_ = near_->spec();
-    limits_ = near_->limits();
-    context_ = near_->context();
-    n_moe_layers_ = near_->n_moe_layers();
-    max_logit_rows_ = near_->max_logit_rows();
-    layers_ = near_->layers();
+  CountedModel(std::shared_ptr<Model> model, Calls& calls) : model_(std::move(model)), calls_(calls) {
+    spec_ = model_->spec();
+    limits_ = model_->limits();
+    context_ = model_->context();
+    n_moe_layers_ = model_->n_moe_layers();
+    max_logit_rows_ = model_->max_logit_rows();
+    layers_ = model_->layers();
   }
   moe::Result<float*> forward(const Batch& batch) override {
     ++calls_.whole;
-    return near_->forward(batch);
+    return model_->forward(batch);
   }
   moe::Result<const int32_t*> forward_to_largest(const Batch& batch) override {
     ++calls_.largest;
-    MOE_ASSIGN(const float* logits, near_->forward(batch));
-    largest_.clear();
-    for (size_t row = 0; row < batch.logit_rows.size(); ++row) {
-      const std::span x(logits + row * static_cast<size_t>(spec_.n_vocab), static_cast<size_t>(spec_.n_vocab));
-      const moe::LogitScan scan = moe::scan_logits(x);
-      const bool fine = scan.usable && !calls_.broken;
-      largest_.push_back(fine ? static_cast<int32_t>(moe::first_index_of(x, scan.max)) : -1);
-    }
+    MOE_ASSIGN(const int32_t* found, model_->forward_to_largest(batch));
+    largest_.assign(found, found + batch.logit_rows.size());
+    if (calls_.broken) std::fill(largest_.begin(), largest_.end(), -1);
     return largest_.data();
   }
-  [[nodiscard]] bool logits_are_far() const override { return true; }
-  PlanView plan(int64_t moe_layer) override { return near_->plan(moe_layer); }
+  PlanView plan(int64_t moe_layer) override { return model_->plan(moe_layer); }
   moe::Result<std::span<const float>> plan_weights(int64_t moe_layer) override {
-    return near_->plan_weights(moe_layer);
+    return model_->plan_weights(moe_layer);
   }
-  std::vector<Device*> devices() override { return near_->devices(); }
+  std::vector<Device*> devices() override { return model_->devices(); }
 
  private:
-  std::shared_ptr<Model> near_;
+  std::shared_ptr<Model> model_;
   Calls& calls_;
   std::vector<int32_t> largest_;
 };
 
-class FarLogits : public ::testing::Test {
+class LargestLogits : public ::testing::Test {
  protected:
-  static TestEngine::Wrap far(FarModel::Calls& calls) {
-    return [&calls](std::shared_ptr<Model> near) { return std::make_shared<FarModel>(std::move(near), calls); };
+  static TestEngine::Wrap counted(CountedModel::Calls& calls) {
+    return [&calls](std::shared_ptr<Model> model) { return std::make_shared<CountedModel>(std::move(model), calls); };
   }
   // What becomes of requests that start together.
   static std::vector<Record> run(const std::vector<Request>& requests, const TestEngine::Wrap& wrap) {
@@ -500,12 +494,13 @@ class FarLogits : public ::testing::Test {
   }
 };
 
-TEST_F(FarLogits, stay_where_they_are_while_every_request_takes_the_largest) {
-  const std::vector<Request> requests = {request(0, 0.0), request(1, 0.0, 7)};
-  FarModel::Calls calls;
-  const auto records = run(requests, far(calls));
+TEST_F(LargestLogits, are_the_backends_to_find_while_every_request_takes_them) {
+  std::vector<Request> requests = {request(0, 0.0), request(1, 0.0, 7)};
+  CountedModel::Calls calls;
+  const auto records = run(requests, counted(calls));
   EXPECT_EQ(calls.whole, 0);
   EXPECT_GE(calls.largest, kGenerated);
+  for (Request& r : requests) r.top_logprobs = 0;  // then the samplers choose
   const auto want = run(requests, {});
   for (size_t i = 0; i < requests.size(); ++i) {
     EXPECT_EQ(records[i].tokens.size(), static_cast<size_t>(kGenerated));
@@ -513,23 +508,23 @@ TEST_F(FarLogits, stay_where_they_are_while_every_request_takes_the_largest) {
   }
 }
 
-TEST_F(FarLogits, come_to_the_host_where_anybody_draws_or_wants_probabilities) {
+TEST_F(LargestLogits, are_not_enough_where_anybody_draws_or_wants_probabilities) {
   Request with_probabilities = request(1, 0.0);
   with_probabilities.top_logprobs = 2;
   for (const Request& other : {request(1, 0.8), with_probabilities}) {
-    FarModel::Calls calls;
-    const auto records = run({request(0, 0.0), other}, far(calls));
+    CountedModel::Calls calls;
+    const auto records = run({request(0, 0.0), other}, counted(calls));
     EXPECT_EQ(calls.largest, 0);
     EXPECT_GE(calls.whole, kGenerated);
-    const auto want = run({request(0, 0.0), other}, {});
-    for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(records[i].tokens, want[i].tokens) << i;
+    EXPECT_EQ(records[0].tokens, run({request(0, 0.0)}, {})[0].tokens);
+    EXPECT_EQ(records[1].tokens, run({other}, {})[0].tokens);
   }
 }
 
-TEST_F(FarLogits, of_which_none_may_be_chosen_fail_their_request) {
-  FarModel::Calls calls;
+TEST_F(LargestLogits, of_which_none_may_be_chosen_fail_their_request) {
+  CountedModel::Calls calls;
   calls.broken = true;
-  const auto records = run({request(0, 0.0)}, far(calls));
+  const auto records = run({request(0, 0.0)}, counted(calls));
   EXPECT_EQ(records[0].n_ends, 1);
   EXPECT_EQ(records[0].reason, FinishReason::kFailed);
   ASSERT_TRUE(records[0].error);
